@@ -40,9 +40,8 @@ class AdminProcess(Step):
         """Reason why no process answers on the port; None while a process runs or starts."""
         process = self._process
         status = None if process is None else process.poll()
-        return (
-            None if status is None else f"the process of the admin port ended with status {status}"
-        )
+        ended = f"the process of the admin port ended with status {status}"
+        return None if status is None else ended
 
     def begin(self) -> None:
         """Start the process. The calling thread must live as long as the process."""

@@ -63,20 +63,14 @@ class BrokerConnection(Broker, Protocol):
 
     @property
     def undelivered(self) -> str | None:
-        """Reason why no message proves that published messages arrive.
-
-        None if one does, or may yet.
-        """
+        """Reason why no message proves that published messages arrive; None if one does or may."""
 
     @property
     def silent_for(self) -> float:
         """Seconds since the reading thread showed life; infinity once it has ended."""
 
     def open(self, patience: float) -> bool:
-        """Connect, and stay connected.
-
-        Wait up to `patience` seconds at first. Raises BrokerRefused.
-        """
+        """Connect and stay connected; wait `patience` seconds at first. Raises BrokerRefused."""
 
     def close(self) -> None:
         """Disconnect for good."""
@@ -196,40 +190,23 @@ class Daemon:
 
     def _troubles(self) -> dict[str, str]:
         """Return the troubles by their subject: a label of a metric, so subjects are few."""
-        parts = self._parts
-        found = (
-            {}
-            if parts.broker.listening
-            else {"broker": "the broker has not granted our subscriptions"}
-        )
-        found |= (
-            {}
-            if parts.broker.connected
-            else {"broker": f"the broker is not connected: {parts.broker.trouble}"}
-        )
-        found |= {} if parts.broker.undelivered is None else {"canary": parts.broker.undelivered}
-        found |= (
-            {}
-            if parts.intake.writable
-            else {"log": f"the log cannot be written: {parts.intake.trouble}"}
-        )
-        found |= {} if parts.score.writable else {"state": "the states cannot be written"}
-        found |= (
-            {}
-            if parts.record.trouble is None
-            else {"database": f"the database does not record: {parts.record.trouble}"}
-        )
-        found |= {} if parts.publisher.trouble is None else {"events": parts.publisher.trouble}
-        undelivered = parts.dispatcher.trouble if parts.dispatcher is not None else None
-        found |= {} if undelivered is None else {"alerts": undelivered}
-        unserved = parts.admin.trouble if parts.admin is not None else None
-        found |= {} if unserved is None else {"admin": unserved}
-        found |= (
-            {}
-            if self._failure is None
-            else {"thread": f"the {self._failure[0]} thread died: {self._failure[1]}"}
-        )
-        return found
+        parts, broker = self._parts, self._parts.broker
+        connection = None if broker.listening else "the broker has not granted our subscriptions"
+        if not broker.connected:
+            connection = f"the broker is not connected: {broker.trouble}"
+        thread, death = self._failure or ("", None)
+        found = {
+            "broker": connection,
+            "canary": broker.undelivered,
+            "log": _because("the log cannot be written", parts.intake.trouble),
+            "state": None if parts.score.writable else "the states cannot be written",
+            "database": _because("the database does not record", parts.record.trouble),
+            "events": parts.publisher.trouble,
+            "alerts": None if parts.dispatcher is None else parts.dispatcher.trouble,
+            "admin": None if parts.admin is None else parts.admin.trouble,
+            "thread": _because(f"the {thread} thread died", death),
+        }
+        return {subject: trouble for subject, trouble in found.items() if trouble is not None}
 
     def figures(self) -> dict[str, int]:
         """Return the position of every reader."""
@@ -246,16 +223,10 @@ class Daemon:
 
     def _steps(self) -> tuple[tuple[str, Step], ...]:
         parts = self._parts
+        reading = ("intake", parts.intake), ("score", parts.score), ("tell", parts.publisher)
+        recording = ("record", parts.record), ("trainer", parts.trainer)
         latest = () if parts.latest is None else (("show", parts.latest),)
-        return (
-            ("intake", parts.intake),
-            ("score", parts.score),
-            ("tell", parts.publisher),
-            ("record", parts.record),
-            ("trainer", parts.trainer),
-            *parts.others,
-            *latest,
-        )
+        return *reading, *recording, *parts.others, *latest
 
     def _watched(self, name: str, step: Step) -> None:
         try:
@@ -276,9 +247,8 @@ class Daemon:
 
     def _judge(self) -> None:
         """Report the condition; systemd sees the daemon alive only while every thread is."""
-        stuck = self._supervision.heartbeats.stuck(
-            self._clock.monotonic(), [("mqtt", self._parts.broker.silent_for)]
-        )
+        now, others = self._clock.monotonic(), [("mqtt", self._parts.broker.silent_for)]
+        stuck = self._supervision.heartbeats.stuck(now, others)
         if stuck is not None:
             self._fail(stuck[0], Stuck(f"it has been silent for {stuck[1]:.0f} s"))
         troubles = self._troubles()
@@ -335,3 +305,7 @@ class Daemon:
             parts.record.drain(self._clock.monotonic() + RECORD_DRAIN_SECONDS)
         else:
             parts.broker.close()
+
+
+def _because(trouble: str, reason: object) -> str | None:
+    return None if reason is None else f"{trouble}: {reason}"

@@ -103,10 +103,7 @@ def _episode(reading: Anomaly, results: AnyResults, i: int, transition: Transiti
 
 
 class Late(msgspec.Struct, frozen=True, array_like=True):
-    """An anomaly of a late reading, which moved no window.
-
-    The anomaly counts only if its reading, of a message `received` then, is no repetition.
-    """
+    """An anomaly of a late reading: it counts if its reading, `received` then, is no repetition."""
 
     anomaly: Anomaly
     discriminator: int

@@ -27,6 +27,7 @@ _MESSAGE_BYTES = 160
 _READING_BYTES = 42
 _BATCH_BYTES = 1500
 _REJECTED_BYTES = 400
+COLUMNS = ("key", "timestamp", "discriminator", "value", "quality", "flags")
 _Kept = TypeVar("_Kept")
 
 
@@ -162,9 +163,8 @@ class Feed:
 
 
 def _entry_bytes(entry: Entry) -> int:
-    return _BATCH_BYTES + sum(
-        _MESSAGE_BYTES + len(topic) + len(payload) for topic, payload in entry.messages
-    )
+    texts = sum(len(topic) + len(payload) for topic, payload in entry.messages)
+    return _BATCH_BYTES + _MESSAGE_BYTES * len(entry.messages) + texts
 
 
 def _batch_bytes(batch: Batch) -> int:
@@ -218,15 +218,8 @@ def joined(batches: list[Batch]) -> Telemetry:
     if len(parts) == 1:
         return parts[0]
     starts = np.cumsum([0, *map(len, batches)])
-    return Telemetry(
-        keys=parts[0].keys,
-        **{
-            name: np.concatenate([getattr(part, name) for part in parts])
-            for name in ("key", "timestamp", "discriminator", "value", "quality", "flags")
-        },
-        original={
-            int(start) + row: text
-            for start, part in zip(starts, parts, strict=False)
-            for row, text in part.original.items()
-        },
-    )
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS}
+    original: dict[int, str] = {}
+    for start, part in zip(starts.tolist(), parts, strict=False):
+        original |= {start + row: text for row, text in part.original.items()}
+    return Telemetry(parts[0].keys, **columns, original=original)

@@ -24,6 +24,7 @@ MOST_A_COMMIT = 5000
 MOST_BYTES_A_COMMIT = 16 << 20
 POST_SECONDS = 10.0
 RETRY_SECONDS = 1.0
+_Arrived = tuple[float, Delivery]  # with its monotonic arrival
 STEP_SECONDS = 1.0  # of the system clock against the monotonic clock
 _NO_RESERVE = "the disk is nearly full: there is no room for the reserve (storage.reserve_bytes)"
 
@@ -45,7 +46,7 @@ class Intake(Step):
     reserve: Reserve | None = None
 
     def __post_init__(self) -> None:
-        self._deliveries: deque[tuple[float, Delivery]] = deque()  # with their monotonic arrival
+        self._deliveries: deque[_Arrived] = deque()
         self._swaps: deque[Swap] = deque()
         self._waiting = 0  # messages
         self._waiting_bytes = 0
@@ -67,10 +68,9 @@ class Intake(Step):
         A closed intake takes no delivery: the broker delivers its messages again after the next
         start, because they are not acknowledged.
         """
+        patience = self.settings.patience
         with self._change:
-            room = self._change.wait_for(
-                lambda: self._closed or self._has_room(), self.settings.patience
-            )
+            room = self._change.wait_for(lambda: self._closed or self._has_room(), patience)
             if room and not self._closed:
                 self._deliveries.append((self.clock.monotonic(), delivery))
                 self._waiting += len(delivery.messages)
@@ -87,16 +87,10 @@ class Intake(Step):
         return self._waiting < settings.waiting and self._waiting_bytes < settings.waiting_bytes
 
     def post(self, topic: str, payload: bytes) -> bool:
-        """Take a message that no broker delivered; True once it is on disk.
-
-        Returns False if there was no room or no disk for too long.
-        """
-        durable = Event()
-        return (
-            not self._closed
-            and self.hand_over(_Posted(0, [(topic, payload)], [0], durable))
-            and durable.wait(POST_SECONDS)
-        )
+        """Take a message of no broker: True once it is on disk, False if that took too long."""
+        posted = _Posted(0, [(topic, payload)], [0], Event())
+        taken = not self._closed and self.hand_over(posted)
+        return taken and posted.durable.wait(POST_SECONDS)
 
     def swap(self, swaps: list[Swap]) -> None:
         """Write model swaps into the log, before the messages of the same entry."""
@@ -139,14 +133,13 @@ class Intake(Step):
         except LogBroken as error:
             log_not_trimmed(str(error))
 
-    def _gather(self, timeout_s: float) -> tuple[list[tuple[float, Delivery]], list[Swap]]:
+    def _gather(self, timeout_s: float) -> tuple[list[_Arrived], list[Swap]]:
         with self._change:
             self._change.wait_for(lambda: self._deliveries or self._swaps, timeout_s)
             if self._deliveries:
                 left = self._deliveries[0][0] + self.settings.seconds - self.clock.monotonic()
-                self._change.wait_for(
-                    lambda: self._waiting >= self.settings.messages, max(0.0, left)
-                )
+                enough = self.settings.messages
+                self._change.wait_for(lambda: self._waiting >= enough, max(0.0, left))
             taken, count, size = [], 0, 0
             while self._deliveries and count < MOST_A_COMMIT and size < MOST_BYTES_A_COMMIT:
                 taken.append(self._deliveries.popleft())
@@ -156,7 +149,7 @@ class Intake(Step):
             self._swaps.clear()
             return taken, swaps
 
-    def _commit(self, deliveries: list[tuple[float, Delivery]], swaps: list[Swap]) -> None:
+    def _commit(self, deliveries: list[_Arrived], swaps: list[Swap]) -> None:
         if self.reserve is not None and not self.reserve.hold():
             self._put_back(deliveries, swaps, _NO_RESERVE)
             return
@@ -181,12 +174,10 @@ class Intake(Step):
 
     def _acknowledge(self, deliveries: list[Delivery]) -> None:
         """Acknowledge the broker's deliveries in one call, because each call wakes its thread."""
-        of_broker = []
-        for delivery in deliveries:
-            if isinstance(delivery, _Posted):
-                delivery.durable.set()
-            else:
-                of_broker.append(delivery)
+        of_broker = [one for one in deliveries if not isinstance(one, _Posted)]
+        for one in deliveries:
+            if isinstance(one, _Posted):
+                one.durable.set()
         if self.broker is not None and of_broker:
             self.broker.acknowledge(*of_broker)
 
@@ -197,9 +188,7 @@ class Intake(Step):
             clock_stepped(ahead - self._ahead_s)
         self._ahead_s = ahead
 
-    def _put_back(
-        self, deliveries: list[tuple[float, Delivery]], swaps: list[Swap], reason: str
-    ) -> None:
+    def _put_back(self, deliveries: list[_Arrived], swaps: list[Swap], reason: str) -> None:
         """Keep deliveries that the disk refused, unacknowledged, for another attempt."""
         if self.trouble is None:
             log_unwritable(reason)

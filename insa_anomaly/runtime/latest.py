@@ -42,9 +42,8 @@ class LatestPublisher(Step):
         """Take the results of a batch; late and repeated readings are not the newest."""
         moved = results.status <= Status.SCORED
         scores, times = results.score[moved].tolist(), telemetry.timestamp[moved].tolist()
-        newest = dict(
-            zip(telemetry.key[moved].tolist(), zip(scores, times, strict=True), strict=True)
-        )
+        found = zip(scores, times, strict=True)
+        newest = dict(zip(telemetry.key[moved].tolist(), found, strict=True))
         with self._lock:
             if len(telemetry.keys) != len(self._keys):
                 self._keys = list(telemetry.keys)
@@ -60,9 +59,8 @@ class LatestPublisher(Step):
         with self._lock:
             newest, self._newest = self._newest, {}
         if newest:
-            self._latest.show(
-                {self._keys[index]: _encoded(*result) for index, result in newest.items()}
-            )
+            results = {self._keys[index]: _encoded(*found) for index, found in newest.items()}
+            self._latest.show(results)
             self._publish_models(newest)
 
     def _publish_models(self, indices: Iterable[int]) -> None:
@@ -81,6 +79,5 @@ class LatestPublisher(Step):
 
 def _encoded(score: float, time_us: int) -> bytes:
     stamp = datetime.fromtimestamp(time_us / 1e6, UTC).isoformat()
-    return msgspec.json.encode(
-        {"score": round(score, 6), "is_anomaly": score < 0, "timestamp": stamp}
-    )
+    result = {"score": round(score, 6), "is_anomaly": score < 0, "timestamp": stamp}
+    return msgspec.json.encode(result)

@@ -16,6 +16,7 @@ from insa_anomaly.core.reading.reading import Rejected
 from insa_anomaly.errors import RowsRefused
 from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.recorder import Page, Recorder, Telemetry
+from insa_anomaly.runtime.feed import COLUMNS
 
 SAMPLE = 32  # rows spread over a page: if the database refuses all of them, no row is at fault
 SEARCH_SECONDS = 10.0  # a longer search means that so much is refused that no row is at fault
@@ -67,10 +68,7 @@ class PageParts:
         return self._rest(self._page.seq, rejected)
 
     def _check_sample(self, recorder: Recorder) -> None:
-        """Raise the first RowsRefused if the database takes no row of a sample.
-
-        The rows are first occurrences: a repeated reading counts as it came first.
-        """
+        """Raise the first RowsRefused if no row of a sample of first occurrences is taken."""
         rows, first = self._first_rows, None
         for place in np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int).tolist():
             error = _refusal(recorder, self._part(rows[place], rows[place] + 1))
@@ -81,26 +79,15 @@ class PageParts:
             raise first
 
     def _part(self, start: int, end: int) -> Page:
-        page = self._page
-        return Page(
-            page.log_id,
-            self._before,
-            _rows(page.telemetry, start, end),
-            anomalies=[
-                anomaly for row in range(start, end) for anomaly in self._of_row.get(row, ())
-            ],
-            late=[(row - start, anomaly) for row, anomaly in page.late if start <= row < end],
-        )
+        page, telemetry = self._page, _rows(self._page.telemetry, start, end)
+        found = [anomaly for row in range(start, end) for anomaly in self._of_row.get(row, ())]
+        late = [(row - start, anomaly) for row, anomaly in page.late if start <= row < end]
+        return Page(page.log_id, self._before, telemetry, anomalies=found, late=late)
 
     def _rest(self, seq: int, rejected: Sequence[Rejected]) -> Page:
-        return replace(
-            self._page,
-            seq=seq,
-            telemetry=_rows(self._page.telemetry, 0, 0),
-            anomalies=self._others,
-            rejected=rejected,
-            late=(),
-        )
+        none, others = _rows(self._page.telemetry, 0, 0), self._others
+        page = replace(self._page, seq=seq, telemetry=none, anomalies=others)
+        return replace(page, rejected=rejected, late=())
 
 
 def _refusal(recorder: Recorder, part: Page) -> RowsRefused | None:
@@ -112,13 +99,9 @@ def _refusal(recorder: Recorder, part: Page) -> RowsRefused | None:
 
 
 def _rows(telemetry: Telemetry, start: int, end: int) -> Telemetry:
-    names = ("key", "timestamp", "discriminator", "value", "quality", "flags")
     original = {row - start: text for row, text in telemetry.original.items() if start <= row < end}
-    return Telemetry(
-        telemetry.keys,
-        **{name: getattr(telemetry, name)[start:end] for name in names},
-        original=original,
-    )
+    columns = {name: getattr(telemetry, name)[start:end] for name in COLUMNS}
+    return replace(telemetry, **columns, original=original)
 
 
 def _anomaly_ids(telemetry: Telemetry) -> Iterator[str]:

@@ -60,10 +60,7 @@ class EventPublisher(Step):
         self.trouble: str | None = None  # reason why some events are not published
 
     def enqueue(self, events: list[Outgoing], arrived: float | None = None) -> None:
-        """Take events that are new in the outbox.
-
-        `arrived` is when their message arrived (monotonic), None without a message or if unknown.
-        """
+        """Take new events of the outbox, whose message `arrived` then (monotonic), if known."""
         self._fresh.extend((arrived, event) for event in events)
         self._news.set()
 
@@ -155,9 +152,8 @@ class EventPublisher(Step):
     def _publish(self) -> None:
         for arrived, event in self._next(UNDER_WAY - len(self._under_way)):
             number = event.number
-            if not (
-                number in self._refused or number in self._acknowledged or number in self._done
-            ):
+            acknowledged = number in self._acknowledged or number in self._done
+            if number not in self._refused and not acknowledged:
                 try:
                     token = self._publisher.publish(event.topic, event.payload)
                 except BrokerAway:

@@ -107,11 +107,7 @@ class RecordReader(Step):
     def _record_parts(
         self, page: Page, batches: list[Batch], through: int, quota: Quota
     ) -> tuple[int, Counter[RejectionReason], Quota]:
-        """Record all rows of the page but the refused.
-
-        Returns the count of refused rows, the count of messages that are not stored by reason, and
-        the quota left.
-        """
+        """Record the rows not refused; return the refused, messages dropped, and quota left."""
         parts = PageParts(page, self.reached)
         refused = parts.record(self.recorder, self.clock)
         messages = self._refused_messages(batches, refused)
@@ -165,12 +161,8 @@ class RecordReader(Step):
         ids = {swap.model_id for swap in swaps if swap.model_id is not None}
         without = {swap.key for swap in swaps if swap.model_id is None}
         rows = [row for model_id in sorted(ids) if (row := self._row(model_id)) is not None]
-        return rows + [
-            row
-            for key in sorted(without)
-            for row in self._of_series(key)
-            if row.status not in {"active", "archived"}
-        ]
+        found = (row for key in sorted(without) for row in self._of_series(key))
+        return rows + [row for row in found if row.status not in {"active", "archived"}]
 
     def _of_series(self, key: SeriesKey) -> list[ModelRow]:
         """Return the models of the series; none if the index cannot be read."""

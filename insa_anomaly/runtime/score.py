@@ -56,10 +56,7 @@ class Audience(Protocol):
     """Recipients of scored batches."""
 
     def on_events(self, outgoing: list[Outgoing], came: float | None) -> None:
-        """Receive new events of the outbox.
-
-        `came` is the oldest message's receipt, monotonic, if known.
-        """
+        """Receive new events of the outbox; `came` is the oldest message's receipt, monotonic."""
 
     def on_results(self, telemetry: Telemetry, results: Results) -> None:
         """Receive a scored batch."""
@@ -338,10 +335,7 @@ def _place(one: Detection) -> int:
 
 
 def _groups(batches: list[Batch]) -> list[list[Batch]]:
-    """Group batches to score together.
-
-    A swap begins a new group, and so does a clock moved back.
-    """
+    """Group batches to score together; a swap or a clock moved back begins a new group."""
     groups: list[list[Batch]] = []
     newest = 0
     for batch in batches:

@@ -38,10 +38,7 @@ def last_will(instance: str, version: str) -> tuple[str, bytes]:
 
 
 class StatusPublisher:
-    """Publishes the status when it changes, and on every new connection.
-
-    The broker may have published the last will before a new connection.
-    """
+    """Publishes a changed status, and on a new connection any: a last will may have come before."""
 
     def __init__(self, publisher: Publisher, instance: str, version: str) -> None:
         self._publisher = publisher

@@ -213,10 +213,7 @@ class Devices:
         return outcome
 
     def turn_back(self, keys: npt.NDArray[np.int32], latest: float) -> None:
-        """Reset windows that lie ahead of `latest` (microseconds).
-
-        The system clock was moved back.
-        """
+        """Reset windows ahead of `latest` (microseconds): the system clock was moved back."""
         if not self._all:
             return
         self._learn_indices()

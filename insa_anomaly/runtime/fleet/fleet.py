@@ -14,12 +14,12 @@ from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.core.scoring.forest import Allocator
 from insa_anomaly.core.series import features
-from insa_anomaly.core.series.detector import THRESHOLD, Model, Results, SeriesBatch, advance
+from insa_anomaly.core.series.detector import THRESHOLD, Model, Results, advance
 from insa_anomaly.core.series.reasons import reasons
 from insa_anomaly.ports.recorder import Telemetry
 from insa_anomaly.runtime.fleet.devices import Devices, DeviceTerms, Restored
 from insa_anomaly.runtime.fleet.registry import Registry
-from insa_anomaly.runtime.fleet.shadows import KeptShadow, Shadows
+from insa_anomaly.runtime.fleet.shadows import KeptShadow, Shadows, readings_of
 from insa_anomaly.runtime.fleet.shared_windows import SharedWindows
 
 
@@ -65,15 +65,7 @@ class Fleet:
         indices, which = np.unique(telemetry.key, return_inverse=True)
         self._grow(int(indices[-1]) + 1 if len(indices) else 0)
         rows = np.where(self.with_model[telemetry.key], telemetry.key, -1)
-        batch = SeriesBatch(
-            series=which,
-            models=rows,
-            values=telemetry.value,
-            times=telemetry.timestamp,
-            discriminators=telemetry.discriminator,
-            qualities=telemetry.quality,
-            muted=muted,
-        )
+        batch = readings_of(telemetry, slice(None), series=which, models=rows, muted=muted)
         states, results = advance(
             StateRows(self._states[indices]), batch, self._models, self._policy, self._parameters
         )
@@ -84,10 +76,7 @@ class Fleet:
         return results
 
     def turn_back(self, keys: npt.NDArray[np.int32], latest: float) -> None:
-        """Reset windows that lie ahead of `latest` (microseconds).
-
-        The system clock was moved back.
-        """
+        """Reset windows ahead of `latest` (microseconds): the system clock was moved back."""
         indices = np.unique(keys[keys < self._known])
         ahead = indices[self._states[indices, features.LAST] > latest]
         if len(ahead):

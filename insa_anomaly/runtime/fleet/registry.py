@@ -8,10 +8,7 @@ from insa_anomaly.core.reading.series_key import SeriesKey
 
 
 class Registry:
-    """Numbers for series in the order they were first seen; a number is never reused.
-
-    Any thread may ask.
-    """
+    """Numbers for series in the order they were first seen, never reused; any thread may ask."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity

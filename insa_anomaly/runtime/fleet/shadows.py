@@ -40,10 +40,7 @@ class ShadowCounts(msgspec.Struct, frozen=True, array_like=True):
     champions: int = 1  # versions that served meanwhile
 
     def with_readings(self, times: Ints, ours: Results, theirs: Results) -> "ShadowCounts":
-        """Return the counts with more readings, in time order.
-
-        `ours` are the serving version's results.
-        """
+        """Return the counts with more readings, in time order; the serving version's are `ours`."""
         scored = ours.scored & theirs.scored
         if not scored.any():
             return self
@@ -113,15 +110,7 @@ class Shadows:
     ) -> None:
         rows = self._row_of[telemetry.key[at]]
         taken, which = np.unique(rows, return_inverse=True)
-        batch = SeriesBatch(
-            series=which,
-            models=rows,
-            values=telemetry.value[at],
-            times=telemetry.timestamp[at],
-            discriminators=telemetry.discriminator[at],
-            qualities=telemetry.quality[at],
-            muted=None if muted is None else muted[at],
-        )
+        batch = readings_of(telemetry, at, series=which, models=rows, muted=muted)
         states = StateRows(self._states[taken])
         self._states[taken], theirs = advance(states, batch, models, self._policy, self._parameters)
         for index in np.unique(telemetry.key[at]).tolist():
@@ -190,6 +179,21 @@ class Shadows:
         if row >= len(self._states):
             more_states = features.empty(max(8, row))
             self._states = StateRows(np.concatenate([self._states, more_states]))
+
+
+def readings_of(
+    telemetry: Telemetry, at: Ints | slice, *, series: Ints, models: Ints, muted: Bools | None
+) -> SeriesBatch:
+    """Return some readings as `advance` takes them, with the rows of their series and models."""
+    return SeriesBatch(
+        series=series,
+        models=models,
+        values=telemetry.value[at],
+        times=telemetry.timestamp[at],
+        discriminators=telemetry.discriminator[at],
+        qualities=telemetry.quality[at],
+        muted=None if muted is None else muted[at],
+    )
 
 
 def _picked(results: Results, at: Ints) -> Results:

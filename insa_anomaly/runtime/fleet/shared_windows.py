@@ -77,10 +77,7 @@ class SharedWindows:
 
     # Who reads
     def read(self, index: int, clock: Clock) -> WindowCopy:
-        """Return a series as it is between two batches.
-
-        Raises DaemonSilent where the writer of the row does not continue.
-        """
+        """Return a series between two batches. Raises DaemonSilent if its writer stands still."""
         for _ in range(_ATTEMPTS):
             stamp = int(self._stamps[index])
             state = StateRows(self.states[index].copy())

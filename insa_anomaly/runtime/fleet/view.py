@@ -1,6 +1,7 @@
 """The stream view of the API: the status of a series, read without a change."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 
@@ -14,6 +15,7 @@ from insa_anomaly.runtime.fleet.shared_windows import SharedWindows, WindowCopy
 from insa_anomaly.services.stream_view import SeriesStatus, ServingModel, ShadowTally, State
 
 
+@dataclass(eq=False)
 class SharedStreamView:
     """The port `StreamView` over shared windows, in any process and thread.
 
@@ -21,17 +23,10 @@ class SharedStreamView:
     port.
     """
 
-    def __init__(
-        self,
-        windows: SharedWindows,
-        clock: Clock,
-        index_of: Callable[[SeriesKey], int | None],
-        compared: Callable[[SeriesKey], ShadowTally | None],
-    ) -> None:
-        self._windows = windows
-        self._clock = clock
-        self._number_of = index_of
-        self.compared = compared
+    windows: SharedWindows
+    clock: Clock
+    index_of: Callable[[SeriesKey], int | None]
+    compared: Callable[[SeriesKey], ShadowTally | None]
 
     def status(self, key: SeriesKey) -> SeriesStatus | None:
         """Return the status of a series; None if it was never seen."""
@@ -51,15 +46,12 @@ class SharedStreamView:
         return ServingModel(found.index, *found.model, found.state, found.learnt)
 
     def isolate(self, index: int, model_id: str, scaled: Features) -> Floats | None:
-        """Return the samples of the forest of series `index`.
-
-        None if another model serves by now.
-        """
-        return self._windows.isolate(index, model_id, scaled)
+        """Return samples of the forest of series `index`; None if another model serves by now."""
+        return self.windows.isolate(index, model_id, scaled)
 
     def _read(self, key: SeriesKey) -> WindowCopy | None:
-        index = self._number_of(key)
-        return None if index is None else self._windows.read(index, self._clock)
+        index = self.index_of(key)
+        return None if index is None else self.windows.read(index, self.clock)
 
 
 def stream_view(fleet: Fleet, clock: Clock) -> SharedStreamView:

@@ -46,9 +46,8 @@ class Activity:
         """Return the counts since the last `subtract`."""
         with self._lock:
             indices = np.flatnonzero(self._counts[0])
-            return ActivityCounts(
-                [self._keys[index] for index in indices.tolist()], indices, self._counts[:, indices]
-            )
+            keys = [self._keys[index] for index in indices.tolist()]
+            return ActivityCounts(keys, indices, self._counts[:, indices])
 
     def subtract(self, taken: ActivityCounts) -> None:
         """Subtract counts that are written down."""
@@ -58,6 +57,5 @@ class Activity:
     def _grow(self, least: int) -> None:
         have = self._counts.shape[1]
         if least > have:
-            self._counts = np.concatenate(
-                [self._counts, np.zeros((2, max(least, 2 * have) - have), np.int64)], axis=1
-            )
+            more = max(least, 2 * have) - have
+            self._counts = np.pad(self._counts, ((0, 0), (0, more)))

@@ -34,10 +34,7 @@ class TrainingOrder(msgspec.Struct, frozen=True, omit_defaults=True, tag="one"):
 
 
 class FleetTrainingOrder(msgspec.Struct, frozen=True, omit_defaults=True, tag="many"):
-    """Order to train series and devices at once, in processes of the child.
-
-    It replies with a line each.
-    """
+    """Order to train series and devices at once, in processes of the child: a reply for each."""
 
     keys: tuple[SeriesKey, ...]
     window_days: float | None = None
@@ -60,10 +57,7 @@ def unheard(_: int) -> None:
 
 
 class TrainingReply(msgspec.Struct, frozen=True):
-    """Reply to an order: the id of the new model, or the reason why there is none.
-
-    `away` means that the reason is no fault of the series.
-    """
+    """Reply to an order: a new model, or a reason, which is no fault of the series if `away`."""
 
     seconds: float
     model_id: str | None = None

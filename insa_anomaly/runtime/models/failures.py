@@ -13,10 +13,7 @@ WAITING_MOST = 1000
 
 
 class Failures:
-    """Failures that one thread adds and another writes down.
-
-    While writing fails, the newest wait in memory.
-    """
+    """Failures that one thread adds and another writes down; the newest wait while that fails."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -42,10 +39,7 @@ class Failures:
         )
 
     def write_down(self, keep: Callable[[Job], None]) -> None:
-        """Store every failure; after an interruption a failure may be stored again.
-
-        Raises the errors of `keep`; the rest waits.
-        """
+        """Store every failure, at least once each. Raises the errors of `keep`; the rest waits."""
         while self._waiting:
             one = self._waiting[0]
             keep(one)

@@ -86,10 +86,7 @@ class JobRunner(Step):
         return 0.0
 
     def _train_some(self, job: Job) -> float:
-        """Train the next of many series.
-
-        Other jobs run between two parts, and a restart continues there.
-        """
+        """Train the next of many series: other jobs run between, and a restart continues there."""
         keys = self._named(job)
         rest = keys[bisect_right(keys, _reached(job), key=_order) :]
         if not rest:
