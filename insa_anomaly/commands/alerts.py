@@ -1,13 +1,11 @@
 """The command `alerts`: pending alerts and dead letters, and another attempt."""
 
 from collections.abc import Sequence
-from typing import Annotated
 
-import msgspec
 import typer
 
 from insa_anomaly.adapters.disk.alerts import AlertFile
-from insa_anomaly.commands.options import Config, Json, load_for_use
+from insa_anomaly.commands.options import Config, Json, as_json, load_for_use, option
 from insa_anomaly.core.notification.alert import Alert
 from insa_anomaly.core.notification.event import rfc3339
 from insa_anomaly.errors import Conflict, NotFound
@@ -69,9 +67,7 @@ def _about(alert: Alert | None) -> str:
 
 def alerts_command(
     config: Config = None,
-    retry: Annotated[
-        int | None, typer.Option(metavar="NUMBER", help="Deliver this dead letter after all.")
-    ] = None,
+    retry: int | None = option("Deliver this dead letter after all.", metavar="NUMBER"),
     *,
     json: Json = False,
 ) -> None:
@@ -81,8 +77,4 @@ def alerts_command(
         typer.echo(f"{retry} waits for {retry_letter(settings, retry).target} again")
         return
     waiting, dead = letters(settings)
-    typer.echo(
-        msgspec.json.encode({"waiting": waiting, "dead": dead}).decode()
-        if json
-        else text(waiting, dead)
-    )
+    typer.echo(as_json({"waiting": waiting, "dead": dead}) if json else text(waiting, dead))

@@ -6,43 +6,27 @@ also holds rows that the database recorded of later entries, so a restored log g
 key that seals models is not part of a backup: beside its key a seal protects no model.
 """
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 import typer
 
 from insa_anomaly.adapters import embedded
-from insa_anomaly.adapters.disk.backup import (
-    Snapshot,
-    copy_models,
-    copy_private,
-    digests,
-    last_of,
-    rename_log,
-    sync,
-)
-from insa_anomaly.adapters.embedded import Installation
+from insa_anomaly.adapters.disk import backup as files
 from insa_anomaly.adapters.postgres import dump
 from insa_anomaly.adapters.postgres.schema import migrate
-from insa_anomaly.commands.options import Config, load_for_use
+from insa_anomaly.commands.options import Config, argument, load_for_use
 from insa_anomaly.errors import BackupFailed
 from insa_anomaly.files.whole import write_whole
 from insa_anomaly.settings.load import Settings
-from insa_anomaly.wiring import storage
 from insa_anomaly.wiring.clock import clock
 from insa_anomaly.wiring.database import database
+from insa_anomaly.wiring.storage import ALERTS, LOG, STATE, alone
 
-_STATE, _SPOOL, _ALERTS, _SUBSCRIPTIONS = (
-    storage.STATE,
-    storage.LOG,
-    storage.ALERTS,
-    "subscriptions.json",
-)
+_SUBSCRIPTIONS = "subscriptions.json"
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -67,8 +51,8 @@ def backup(settings: Settings, target: Path) -> Path:
     source = settings.storage.directory
     with ExitStack() as stack:
         held = {
-            name: stack.enter_context(Snapshot(source / name))
-            for name in (_ALERTS, _STATE, _SPOOL)
+            name: stack.enter_context(files.Snapshot(source / name))
+            for name in (ALERTS, STATE, LOG)
             if (source / name).exists()
         }
         with database(settings) as dsn:
@@ -77,12 +61,12 @@ def backup(settings: Settings, target: Path) -> Path:
             snapshot.copy(folder / name)
     for path in (source / _SUBSCRIPTIONS, settings.models.key_file):
         if path.exists():
-            copy_private(path, folder / path.name)
+            files.copy_private(path, folder / path.name)
     if (settings.models.directory / "models.db").exists():
-        copy_models(settings.models.directory, folder / "ml_models")
-    manifest = Manifest(version("insa-anomaly"), at.isoformat(), digests(folder))
+        files.copy_models(settings.models.directory, folder / "ml_models")
+    manifest = Manifest(version("insa-anomaly"), at.isoformat(), files.digests(folder))
     write_whole(folder / "manifest.json", msgspec.json.encode(manifest))
-    sync(folder)
+    files.sync(folder)
     return folder
 
 
@@ -93,22 +77,21 @@ def restore(settings: Settings, folder: Path) -> Manifest:
     """
     manifest = _checked(folder)
     target = settings.storage.directory
-    with storage.alone(target), database(settings) as dsn:
+    with alone(target), database(settings) as dsn:
         _refuse_what_is_there(settings, dsn)
         dump.restore(_programs("pg_restore", dump.server_major(dsn)), dsn, folder / "database.dump")
-        for name in (_ALERTS, _STATE, _SPOOL, _SUBSCRIPTIONS):
+        for name in (ALERTS, STATE, LOG, _SUBSCRIPTIONS):
             if (folder / name).exists():
-                copy_private(folder / name, target / name)
-        if (
-            folder / settings.models.key_file.name
-        ).exists() and not settings.models.key_file.exists():
-            settings.models.key_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            copy_private(folder / settings.models.key_file.name, settings.models.key_file)
+                files.copy_private(folder / name, target / name)
+        key_file = settings.models.key_file
+        if (folder / key_file.name).exists() and not key_file.exists():
+            key_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            files.copy_private(folder / key_file.name, key_file)
         if (folder / "ml_models").is_dir():
             _restore_models(settings.models.directory, folder / "ml_models")
-        if (target / _SPOOL).exists() and (target / _STATE).exists():
-            last = last_of(target / _SPOOL)
-            dump.carry_over(dsn, *rename_log(target / _SPOOL, target / _STATE), last)
+        if (target / LOG).exists() and (target / STATE).exists():
+            last = files.last_of(target / LOG)
+            dump.carry_over(dsn, *files.rename_log(target / LOG, target / STATE), last)
         migrate(dsn)
     return manifest
 
@@ -117,23 +100,18 @@ def _restore_models(directory: Path, source: Path) -> None:
     if directory.is_dir():
         directory.rmdir()  # it was found to be empty
     directory.parent.mkdir(parents=True, exist_ok=True)
-    copy_models(source, directory)
+    files.copy_models(source, directory)
 
 
 def _checked(folder: Path) -> Manifest:
     try:
         manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
     except (OSError, msgspec.DecodeError) as error:
-        raise BackupFailed(
-            f"{folder} is no backup, or one that was not finished: {error}"
-        ) from error
-    found = digests(folder)
+        reason = f"{folder} is no backup, or one that was not finished: {error}"
+        raise BackupFailed(reason) from error
+    found = files.digests(folder)
     found.pop("manifest.json")
-    altered = sorted(
-        name
-        for name in found.keys() | manifest.sha256.keys()
-        if found.get(name) != manifest.sha256.get(name)
-    )
+    altered = sorted({name for name, _ in found.items() ^ manifest.sha256.items()})
     if altered:
         raise BackupFailed(f"{folder} is not as it was written: {', '.join(altered[:5])}")
     return manifest
@@ -141,23 +119,21 @@ def _checked(folder: Path) -> Manifest:
 
 def _refuse_what_is_there(settings: Settings, dsn: str) -> None:
     directory = settings.models.directory
-    there = [
-        str(path)
-        for name in (_ALERTS, _STATE, _SPOOL)
-        if (path := settings.storage.directory / name).exists()
-    ]
+    places = [settings.storage.directory / name for name in (ALERTS, STATE, LOG)]
+    there = [str(path) for path in places if path.exists()]
     there += [str(directory)] if directory.is_dir() and any(directory.iterdir()) else []
     there += [] if dump.is_empty(dsn) else ["the schema in the database"]
     if there:
+        found = ", ".join(there)
         raise BackupFailed(
-            f"a backup is restored where nothing is, and there is {', '.join(there)}: move it "
-            "away first"
+            f"a backup is restored where nothing is, and there is {found}: move it away first"
         )
 
 
 def _programs(name: str, major: int) -> Path:
     """Return the folder of PostgreSQL programs that are at least as new as the server."""
-    fitting = _fitting(name, major, embedded.postgres_installations())
+    newer = [each for each in embedded.postgres_installations() if each.major >= major]
+    fitting = [each for each in newer if (each.bindir / name).exists()]
     if not fitting:
         raise BackupFailed(
             f"there is no {name} of PostgreSQL {major} or newer: install postgresql-client-{major}"
@@ -165,14 +141,8 @@ def _programs(name: str, major: int) -> Path:
     return min(fitting, key=lambda each: each.major).bindir
 
 
-def _fitting(name: str, major: int, installations: Sequence[Installation]) -> list[Installation]:
-    return [each for each in installations if each.major >= major and (each.bindir / name).exists()]
-
-
 def backup_command(
-    target: Annotated[
-        Path, typer.Argument(help="Folder to put it in, under the time it was taken.")
-    ],
+    target: Path = argument("Folder to put it in, under the time it was taken."),
     config: Config = None,
 ) -> None:
     """Back up database, models, log and states into a new folder; the daemon may run meanwhile."""
@@ -181,8 +151,7 @@ def backup_command(
 
 
 def restore_command(
-    folder: Annotated[Path, typer.Argument(help="The backup: a folder that `backup` wrote.")],
-    config: Config = None,
+    folder: Path = argument("The backup: a folder that `backup` wrote."), config: Config = None
 ) -> None:
     """Restore a backup to empty places that the configuration names, while no daemon runs."""
     settings, _ = load_for_use(config)

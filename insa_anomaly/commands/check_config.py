@@ -21,11 +21,8 @@ from insa_anomaly.wiring.models import model_files
 
 def try_connections(settings: Settings) -> Iterator[tuple[str, str, bool]]:
     """Yield the name of each outside service, the result of a try, and whether it failed."""
-    for name, attempt in (
-        ("broker", _try_broker),
-        ("database", _try_database),
-        ("models", _try_models),
-    ):
+    attempts = {"broker": _try_broker, "database": _try_database, "models": _try_models}
+    for name, attempt in attempts.items():
         yield name, *_tried(partial(attempt, settings))
     if settings.redis.url:
         yield "redis", *_tried(partial(_try_redis, settings.redis.url, settings))
@@ -48,34 +45,29 @@ def _try_broker(settings: Settings) -> str | None:
     """
     if storage.taken(settings.storage.directory):
         return "not tried: a daemon is connected under this name, and /readyz says how it is"
-    trial = MqttConnection(
-        access(settings.broker), Terms(expiry=settings.broker.session_expiry), lambda _: True
-    )
+    broker = settings.broker
+    trial = MqttConnection(access(broker), Terms(expiry=broker.session_expiry), lambda _: True)
     try:
         if not trial.open(CONNECT_SECONDS):
-            raise BrokerAway(
-                f"no MQTT broker answers at {settings.broker.host}:{settings.broker.port}: "
-                f"{trial.trouble}"
-            )
+            place = f"{broker.host}:{broker.port}"
+            raise BrokerAway(f"no MQTT broker answers at {place}: {trial.trouble}")
     finally:
         trial.close()
     return None
 
 
-def _try_database(settings: Settings) -> str | None:
+def _try_database(settings: Settings) -> None:
     with (
         database(settings) as dsn,
         DatabaseConnection(dsn, settings.database.deadline) as connection,
         connection.session() as session,
     ):
         session.execute(b"SELECT 1")
-    return None
 
 
-def _try_models(settings: Settings) -> str | None:
+def _try_models(settings: Settings) -> None:
     with model_files(settings) as files:
         files.active()
-    return None
 
 
 def _try_redis(url: str, settings: Settings) -> None:

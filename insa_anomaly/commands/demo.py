@@ -8,8 +8,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Annotated
-from urllib.error import URLError
 from urllib.request import urlopen
 from uuid import uuid4
 
@@ -21,7 +19,7 @@ from insa_anomaly.adapters.mqtt import Listener
 from insa_anomaly.adapters.postgres.history import PostgresHistory
 from insa_anomaly.adapters.postgres.recorder import PostgresRecorder
 from insa_anomaly.adapters.postgres.schema import migrate
-from insa_anomaly.commands.options import FiguresJson
+from insa_anomaly.commands.options import FiguresJson, option
 from insa_anomaly.commands.train import train_many
 from insa_anomaly.core.reading.parser import SECOND
 from insa_anomaly.core.reading.series_key import SeriesKey
@@ -29,16 +27,8 @@ from insa_anomaly.core.scoring.episodes import Policy
 from insa_anomaly.errors import BrokerAway, ServiceError
 from insa_anomaly.instrumentation.logger import set_up_logging
 from insa_anomaly.ports.recorder import Page, Telemetry
+from insa_anomaly.settings import sections
 from insa_anomaly.settings.load import Settings
-from insa_anomaly.settings.sections import (
-    BrokerSettings,
-    DatabaseSettings,
-    HttpSettings,
-    ModelsSettings,
-    RedisSettings,
-    StorageSettings,
-    TrainingSettings,
-)
 from insa_anomaly.wiring.broker import CONNECT_SECONDS, access, feeder
 from insa_anomaly.wiring.clock import clock
 from insa_anomaly.workbench.demo.demo import FALSE_ALARMS_PER_DAY, Demo, DemoOutcome, Stored
@@ -68,68 +58,52 @@ def run_demo(duration: float | None, *, json: bool) -> int:
 @contextmanager
 def _services() -> Iterator["Services"]:
     with ExitStack() as stack:
-        folder = Path(
-            stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="insa-demo-", ignore_cleanup_errors=True)
-            )
-        )
-        folder.chmod(
-            0o711
-        )  # servers that may not run as root must get through to their own folders, which are 0700
+        made = tempfile.TemporaryDirectory(prefix="insa-demo-", ignore_cleanup_errors=True)
+        folder = Path(stack.enter_context(made))
+        # Servers that may not run as root must get through to their own folders, which are 0700.
+        folder.chmod(0o711)
         tools = embedded.Tools(Path(os.environ.get("INSA_UNPACKED", "/nonexistent")))
         dsn = stack.enter_context(embedded.postgres(folder / "database"))
         redis = stack.enter_context(embedded.valkey(folder / "valkey"))
-        listener = stack.enter_context(embedded.broker(folder / "broker", tools))
+        server = stack.enter_context(embedded.broker(folder / "broker", tools))
         migrate(dsn)
-        yield Services(stack, folder, dsn, redis, listener)
+        yield Services(stack, folder, dsn, redis, server)
 
 
 class Services:
     """Servers around the demonstration: the body of `workbench.demo.demo.DemoServices`."""
 
     def __init__(
-        self,
-        stack: ExitStack,
-        folder: Path,
-        dsn: str,
-        redis: str,
-        listener: embedded.EmbeddedBroker,
+        self, stack: ExitStack, folder: Path, dsn: str, redis: str, server: embedded.EmbeddedBroker
     ) -> None:
-        self._stack = stack
-        self._folder = folder
-        self._dsn = dsn
-        self._password_file = folder / "broker-password"
-        self._password_file.touch(0o600)
-        self._password_file.write_text(listener.password)
-        self._broker = BrokerSettings(
-            host=listener.host,
-            port=listener.port,
-            username=listener.user,
-            password_file=self._password_file,
+        self._stack, self._folder, self._dsn = stack, folder, dsn
+        password = folder / "broker-password"
+        password.touch(0o600)
+        password.write_text(server.password)
+        self._broker = sections.BrokerSettings(
+            host=server.host, port=server.port, username=server.user, password_file=password
         )
         self._settings = Settings(
             broker=self._broker,
-            storage=StorageSettings(directory=folder / "storage"),
-            database=DatabaseSettings(url=dsn),
-            redis=RedisSettings(url=redis),
-            http=HttpSettings(port=embedded.free_port()),
-            models=ModelsSettings(directory=folder / "ml_models", key_file=folder / "model.key"),
+            storage=sections.StorageSettings(directory=folder / "storage"),
+            database=sections.DatabaseSettings(url=dsn),
+            redis=sections.RedisSettings(url=redis),
+            http=sections.HttpSettings(port=embedded.free_port()),
+            models=sections.ModelsSettings(folder / "ml_models", key_file=folder / "model.key"),
             verdict=Policy(false_alarms_per_day=FALSE_ALARMS_PER_DAY),
-            training=TrainingSettings(automatic=False),
+            training=sections.TrainingSettings(automatic=False),
         )
+        self._admin = f"{self._settings.http.host}:{self._settings.http.port}"
         self._history = stack.enter_context(PostgresHistory(dsn))
 
     def addresses(self) -> Sequence[tuple[str, str]]:
         """Return the names and addresses of the running servers."""
-        settings = self._settings
+        broker = self._broker
         return [
             ("PostgreSQL", self._dsn),
-            ("Redis", settings.redis.url or ""),
-            (
-                "MQTT broker",
-                f"{settings.broker.host}:{settings.broker.port}, user {settings.broker.username}",
-            ),
-            ("admin port", f"http://{settings.http.host}:{settings.http.port}/api/v1/status"),
+            ("Redis", self._settings.redis.url or ""),
+            ("MQTT broker", f"{broker.host}:{broker.port}, user {broker.username}"),
+            ("admin port", f"http://{self._admin}/api/v1/status"),
         ]
 
     def record(self, history: Iterable[SeriesHistory], advance: Advance) -> None:
@@ -144,8 +118,7 @@ class Services:
         outcomes = train_many(self._settings, self._dsn, series, os.cpu_count() or 1, advance)
         for key, outcome in outcomes.items():
             if not outcome.startswith("trained"):
-                message = f"{'/'.join(key)}: {outcome}"
-                raise ServiceError(message)
+                raise ServiceError(f"{'/'.join(key)}: {outcome}")
 
     def start_daemon(self) -> None:
         """Start the daemon as a process of its own; it takes its settings from a file."""
@@ -153,28 +126,22 @@ class Services:
         config.touch(0o600)
         config.write_text(self._settings.model_dump_json())  # JSON is YAML
         log = self._stack.enter_context((self._folder / "daemon.log").open("wb"))
-        process = embedded.spawn(
-            [sys.executable, "-m", "insa_anomaly", "run", "--config", str(config)],
-            stderr=log.fileno(),
-            cwd=Path.cwd(),
-        )
+        command = [sys.executable, "-m", "insa_anomaly", "run", "--config", str(config)]
+        process = embedded.spawn(command, stderr=log.fileno(), cwd=Path.cwd())
         self._stack.callback(embedded.stop, process)
         deadline = monotonic() + READY_SECONDS
         while not self._ready():
             if process.poll() is not None or monotonic() > deadline:
                 lines = (self._folder / "daemon.log").read_text(errors="replace").splitlines()
-                message = f"the daemon does not get ready; its last words: {' | '.join(lines[-3:])}"
-                raise ServiceError(message)
+                last = " | ".join(lines[-3:])
+                raise ServiceError(f"the daemon does not get ready; its last words: {last}")
             sleep(0.1)
 
     def _ready(self) -> bool:
         try:
-            with urlopen(
-                f"http://{self._settings.http.host}:{self._settings.http.port}/readyz",
-                timeout=ASK_SECONDS,
-            ) as answer:
+            with urlopen(f"http://{self._admin}/readyz", timeout=ASK_SECONDS) as answer:
                 return bool(answer.status == 200)
-        except (URLError, OSError):
+        except OSError:
             return False
 
     def feeder(self) -> AbstractContextManager[MessagePublisher]:
@@ -203,22 +170,20 @@ class Services:
 
 
 def _columns(series: SeriesHistory) -> Telemetry:
-    n = len(series.times)
+    none = np.zeros(len(series.times), np.int16)
     return Telemetry(
-        keys=[series.key],
-        key=np.zeros(n, np.int32),
+        [series.key],
+        none.astype(np.int32),
         timestamp=series.times,
         discriminator=series.values.view(np.int64),
         value=series.values,
-        quality=np.zeros(n, np.int16),
-        flags=np.zeros(n, np.int16),
+        quality=none,
+        flags=none,
     )
 
 
 def demo_command(
-    duration: Annotated[
-        float | None, typer.Option(min=5, help="Seconds of streaming [default: until Ctrl-C].")
-    ] = None,
+    duration: float | None = option("Seconds of streaming [default: until Ctrl-C].", min=5),
     *,
     json: FiguresJson = False,
 ) -> None:

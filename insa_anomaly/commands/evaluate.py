@@ -5,17 +5,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from insa_anomaly.commands.options import Config, FiguresJson, load_settings
+from insa_anomaly.commands.options import Config, FiguresJson, argument, flag, load_settings, option
 from insa_anomaly.settings.load import Settings
 from insa_anomaly.workbench.progress import open_console, progress
 from insa_anomaly.workbench.recordings.evaluation import (
     Detector,
-    EvaluationOutcome,
     MetricDetector,
     Split,
     WholeDevice,
@@ -27,82 +25,53 @@ from insa_anomaly.workbench.recordings.plot import check_plots, write_plots
 from insa_anomaly.workbench.recordings.table import Table, load, recordings
 
 
-def evaluate_files(
-    settings: Settings,
-    files: Sequence[Path],
-    labels: Path | None,
-    split: Split,
-    *,
-    device: bool,
-    console: Console,
-) -> EvaluationOutcome:
-    """Evaluate every series of the files, or with `device` every file as a device.
-
-    Raises FileFormatError before any series is learnt.
-    """
+def _tables(
+    files: Sequence[Path], labels: Path | None, console: Console, *, device: bool
+) -> list[Table]:
+    """Return every series of the files, or with `device` every file. Raises FileFormatError."""
     known = read_labels(labels) if labels else None
     found = recordings(files, labelled=known is not None)
     with progress(console, "files read", len(found)) as advance:
-        tables = []
+        tables: list[Table] = []
         for recording, mark in found:
             table = load(recording, mark, known)
             tables += [table] if device else table.series()
             advance(1)
-    return evaluate(tables, _whole(settings) if device else _single(settings), split, console)
+    return tables
 
 
-def _single(settings: Settings) -> Callable[[Table], Detector]:
-    return partial(MetricDetector, parameters=asdict(settings.detection) | asdict(settings.verdict))
-
-
-def _whole(settings: Settings) -> Callable[[Table], Detector]:
-    shared = {
-        name: value for name, value in asdict(settings.detection).items() if name != "alpha"
-    }  # a device has a line of its own
-    return partial(WholeDevice, parameters=shared | asdict(settings.verdict))
+def _detector(settings: Settings, *, device: bool) -> Callable[[Table], Detector]:
+    parameters = asdict(settings.detection) | asdict(settings.verdict)
+    if not device:
+        return partial(MetricDetector, parameters=parameters)
+    del parameters["alpha"]  # a device has a line of its own
+    return partial(WholeDevice, parameters=parameters)
 
 
 def evaluate_command(
-    files: Annotated[
-        list[Path],
-        typer.Argument(
-            help=(
-                "Recorded: `timestamp,value`, or a column per metric; a column `anomaly` of 0 "
-                "and 1 is its labels."
-            )
-        ),
-    ],
+    files: list[Path] = argument(
+        "Recorded: `timestamp,value`, or a column per metric; a column `anomaly` of 0 "
+        "and 1 is its labels."
+    ),
     config: Config = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            help=(
-                "Events: JSON as NAB's combined_windows.json, or CSV with start,end and maybe file."
-            )
-        ),
-    ] = None,
-    train: Annotated[
-        str,
-        typer.Option(
-            help="Learn from the first part: a share, rows, or both, whichever is less (0.15,750).",
-            metavar="SHARE|ROWS",
-        ),
-    ] = "0.3",
+    labels: Path | None = option(
+        "Events: JSON as NAB's combined_windows.json, or CSV with start,end and maybe file."
+    ),
+    train: str = option(
+        "Learn from the first part: a share, rows, or both, whichever is less (0.15,750).",
+        metavar="SHARE|ROWS",
+        default="0.3",
+    ),
     *,
-    device: Annotated[
-        bool, typer.Option("--device", help="Take all columns of a file together, as one device.")
-    ] = False,
-    recovery: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Readings after an event that still belong to it: no alarm in them is false.",
-        ),
-    ] = 60,
-    plot: Annotated[
-        Path | None,
-        typer.Option(help="Draw series, bands, labels, episodes and scores into this HTML file."),
-    ] = None,
+    device: bool = flag("Take all columns of a file together, as one device.", "--device"),
+    recovery: int = option(
+        "Readings after an event that still belong to it: no alarm in them is false.",
+        min=0,
+        default=60,
+    ),
+    plot: Path | None = option(
+        "Draw series, bands, labels, episodes and scores into this HTML file."
+    ),
     json: FiguresJson = False,
 ) -> None:
     """Run the detector over recorded data and state how good its alarms are.
@@ -112,9 +81,9 @@ def evaluate_command(
     settings, _ = load_settings(config)
     if plot:
         check_plots(plot)
-    outcome = evaluate_files(
-        settings, files, labels, _split(train), device=device, console=open_console(sys.stderr)
-    )
+    split, progressing = _split(train), open_console(sys.stderr)
+    tables = _tables(files, labels, progressing, device=device)
+    outcome = evaluate(tables, _detector(settings, device=device), split, progressing)
     tell(open_console(sys.stderr if json else sys.stdout), outcome, settings.verdict, recovery)
     if plot:
         write_plots(plot, outcome.runs)

@@ -3,9 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from getpass import getuser
-from typing import Annotated
 
-import msgspec
 import typer
 
 from insa_anomaly.adapters.postgres.schema import migrate
@@ -13,9 +11,10 @@ from insa_anomaly.commands.options import (
     ALREADY_RUNNING,
     Config,
     Json,
+    as_json,
     fail,
     load_settings,
-    series_key,
+    option,
 )
 from insa_anomaly.core.operations.model_health import Action
 from insa_anomaly.core.reading.series_key import SeriesKey
@@ -45,41 +44,35 @@ def _opened(settings: Settings) -> Iterator[HealthService]:
 
 
 def check(settings: Settings) -> HealthReport:
-    """Run the health check; a running daemon carries out its decisions.
-
-    Raises Conflict while another check runs.
-    """
+    """Check all models. Raises Conflict while another check runs."""
     with _opened(settings) as health:
         return health.run(tuple(Action), Author(getuser(), "command line"), clock.now())
 
 
-def trail(settings: Settings, key: SeriesKey) -> DecisionPage:
-    """Return the decisions about the models of a series, newest first."""
-    with _opened(settings) as health:
-        return health.decisions(DecisionFilter(*key), None, TRAIL_MOST)
+def series_key(text: str) -> SeriesKey:
+    """Return the series that DEVICE/METRIC names."""
+    device, mark, metric = text.partition("/")
+    if not (device and mark and metric):
+        raise typer.BadParameter(f"--why {text}: say DEVICE/METRIC")
+    return SeriesKey(device, metric)
 
 
 def text(report: HealthReport) -> str:
     """Return the report as lines."""
     decided = ", ".join(f"{count} {kind}" for kind, count in report.decided.items()) or "nothing"
-    return "\n".join(
-        [
-            f"{'healthy' if report.healthy else 'not healthy'}: {report.summary}",
-            *(
-                f"  {one.device_id}/{one.metric_name}: {'; '.join(one.reasons.values())}"
-                for one in report.worst
-            ),
-            f"decided: {decided}",
-            f"{report.models} models in {report.seconds:.2f} s, run {report.run_id}",
-        ]
-    )
+    lines = [f"{'healthy' if report.healthy else 'not healthy'}: {report.summary}"]
+    lines += [
+        f"  {one.device_id}/{one.metric_name}: {'; '.join(one.reasons.values())}"
+        for one in report.worst
+    ]
+    lines.append(f"decided: {decided}")
+    lines.append(f"{report.models} models in {report.seconds:.2f} s, run {report.run_id}")
+    return "\n".join(lines)
 
 
 def trail_text(page: DecisionPage) -> str:
     """Return a line for each decision, newest first."""
-    return (
-        "\n".join(_line(one) for one in page.decisions) or "nothing was decided about this series"
-    )
+    return "\n".join(map(_line, page.decisions)) or "nothing was decided about this series"
 
 
 def _line(one: DecisionView) -> str:
@@ -94,13 +87,10 @@ def _line(one: DecisionView) -> str:
 
 def health_command(
     config: Config = None,
-    why: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DEVICE/METRIC",
-            help="Check nothing: print what was decided about the models of this series, and why.",
-        ),
-    ] = None,
+    why: str | None = option(
+        "Check nothing: print what was decided about the models of this series, and why.",
+        metavar="DEVICE/METRIC",
+    ),
     *,
     json: Json = False,
 ) -> None:
@@ -110,12 +100,14 @@ def health_command(
     """
     settings, _ = load_settings(config)
     if why is not None:
-        page = trail(settings, series_key(why))
-        typer.echo(msgspec.json.encode(page).decode() if json else trail_text(page))
+        wanted = DecisionFilter(*series_key(why))
+        with _opened(settings) as health:
+            page = health.decisions(wanted, None, TRAIL_MOST)
+        typer.echo(as_json(page) if json else trail_text(page))
         return
     try:
         report = check(settings)
     except Conflict as error:
         fail(error, ALREADY_RUNNING)
-    typer.echo(msgspec.json.encode(report).decode() if json else text(report))
+    typer.echo(as_json(report) if json else text(report))
     raise typer.Exit(0 if report.healthy else 1)

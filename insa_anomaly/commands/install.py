@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from insa_anomaly.adapters.postgres import roles
 from insa_anomaly.adapters.postgres.connection import as_login
 from insa_anomaly.adapters.postgres.schema import is_up_to_date
+from insa_anomaly.commands.options import as_json, option
 from insa_anomaly.settings.secrets import without_secret
 from insa_anomaly.workbench.installation import (
     ACCOUNT,
@@ -39,45 +39,39 @@ Root = Annotated[
 def install_command(
     *,
     apply: Apply = False,
-    instance: Annotated[
-        list[str] | None,
-        typer.Option(help="A line or area with a daemon of its own; may be repeated."),
-    ] = None,
-    database: Annotated[
-        str | None,
-        typer.Option(
-            help="A PostgreSQL of yours, to be given roles and schema: address of a superuser.",
-            metavar="URL",
-        ),
-    ] = None,
+    instance: list[str] | None = option(
+        "A line or area with a daemon of its own; may be repeated."
+    ),
+    database: str | None = option(
+        "A PostgreSQL of yours, to be given roles and schema: address of a superuser.",
+        metavar="URL",
+    ),
     root: Root = Path("/"),
 ) -> None:
     """Prepare this machine for the service: account, folders, configuration, key, units, database.
 
     Safe to repeat; needs root.
     """
-    site, instances = (
-        Site(root.resolve(), Path(sys.prefix) / "bin" / "insa-anomaly"),
-        _instances(instance or []),
-    )
+    site, instances = _site(root), _instances(instance or [])
     if database is None:
         _do(install(site, instances), apply)
         return
-    named = address(database)
+    named = as_login(database, ACCOUNT)  # for the configuration: without a password
     steps = install(site, instances, named)
-    _do(
-        [*database_steps(database), *steps], apply
-    )  # one that cannot be reached stops it before anything is done
+    # A database that cannot be reached stops it before anything is done.
+    _do([*database_steps(database), *steps], apply)
     for path in unnamed(site, instances, named):
-        typer.echo(
-            f"{path} was there before: see that it has database: "
-            f"{msgspec.json.encode({'url': named, 'roles': True}).decode()}"
-        )
+        section = as_json({"url": named, "roles": True})
+        typer.echo(f"{path} was there before: see that it has database: {section}")
 
 
 def uninstall_command(*, apply: Apply = False, root: Root = Path("/")) -> None:
     """Remove the units and the command; data, configuration and account stay."""
-    _do(uninstall(Site(root.resolve(), Path(sys.prefix) / "bin" / "insa-anomaly")), apply)
+    _do(uninstall(_site(root)), apply)
+
+
+def _site(root: Path) -> Site:
+    return Site(root.resolve(), Path(sys.prefix) / "bin" / "insa-anomaly")
 
 
 def _instances(names: list[str]) -> list[str]:
@@ -116,16 +110,5 @@ def database_steps(url: str) -> list[InstallStep]:
         roles.create_roles(url, ACCOUNT)
         roles.migrate_as_owner(url)
 
-    return [
-        InstallStep(
-            f"make the schema, roles of least privilege and the login {ACCOUNT} at "
-            f"{without_secret(url)}",
-            done,
-            do,
-        )
-    ]
-
-
-def address(url: str) -> str:
-    """Return the address for the daemon's configuration: its own login, without a password."""
-    return as_login(url, ACCOUNT)
+    what = f"make the schema, roles of least privilege and the login {ACCOUNT}"
+    return [InstallStep(f"{what} at {without_secret(url)}", done, do)]

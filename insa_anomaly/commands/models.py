@@ -2,12 +2,10 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
 
-import msgspec
 import typer
 
-from insa_anomaly.commands.options import Config, Json, load_for_use
+from insa_anomaly.commands.options import Config, Json, argument, as_json, load_for_use
 from insa_anomaly.errors import ModelFileError
 from insa_anomaly.files.whole import write_whole
 from insa_anomaly.settings.load import Settings
@@ -37,7 +35,7 @@ def models_command(config: Config = None, *, json: Json = False) -> None:
     with model_files(settings) as files:
         found = files.rows()
     if json:
-        typer.echo(msgspec.json.encode(found).decode())
+        typer.echo(as_json(found))
         return
     for row in found:
         trained = datetime.fromtimestamp(row.trained_at / 1e6, UTC)
@@ -51,15 +49,10 @@ def models_command(config: Config = None, *, json: Json = False) -> None:
 
 
 def export_command(
-    model_id: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Its id, as `insa-anomaly models` prints it.")
-    ],
-    target: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FOLDER", help="Where its files go; made if need be.", file_okay=False
-        ),
-    ],
+    model_id: str = argument("Its id, as `insa-anomaly models` prints it.", metavar="MODEL"),
+    target: Path = argument(
+        "Where its files go; made if need be.", metavar="FOLDER", file_okay=False
+    ),
     config: Config = None,
 ) -> None:
     """Copy the files of a model, verified and unsealed.

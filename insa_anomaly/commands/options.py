@@ -1,12 +1,13 @@
 """Options and steps that the commands share: the configuration, JSON, failure."""
 
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
+import msgspec
 import typer
 
-from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import InsaError
 from insa_anomaly.instrumentation.logger import set_up_logging
 from insa_anomaly.settings.load import Settings, load
@@ -14,15 +15,33 @@ from insa_anomaly.wiring import storage
 
 ALREADY_RUNNING = 75  # sysexits' EX_TEMPFAIL
 
+
+# Typer takes and gives any type.
+def option(text: str, *names: str, default: Any = None, **more: Any) -> Any:  # noqa: ANN401
+    """Return an option of a command, with its help."""
+    return typer.Option(default, *names, help=text, **more)
+
+
+flag = partial(option, default=False)
+
+
+def argument(text: str, default: Any = ..., **more: Any) -> Any:  # noqa: ANN401
+    """Return an argument of a command, with its help."""
+    return typer.Argument(default, help=text, **more)
+
+
+def as_json(said: object) -> str:
+    """Return JSON on a single line."""
+    return msgspec.json.encode(said).decode()
+
+
 Config = Annotated[
     Path | None,
     typer.Option(
         "--config",
         "-c",
-        help=(
-            "Configuration file [default: $INSA_CONFIG, else /etc/insa-anomaly/config.yaml, "
-            "else built-in values]."
-        ),
+        help="Configuration file [default: $INSA_CONFIG, else /etc/insa-anomaly/config.yaml, "
+        "else built-in values].",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -46,14 +65,6 @@ def load_for_use(path: Path | None) -> tuple[Settings, str]:
     settings, source = load_settings(path)
     storage.check_owner(settings.storage.directory)
     return settings, source
-
-
-def series_key(text: str) -> SeriesKey:
-    """Return the series that DEVICE/METRIC names."""
-    device, mark, metric = text.partition("/")
-    if not (device and mark and metric):
-        raise typer.BadParameter(f"--why {text}: say DEVICE/METRIC")
-    return SeriesKey(device, metric)
 
 
 def fail(error: InsaError, status: int) -> NoReturn:

@@ -5,14 +5,13 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import typer
 from rich.console import Console
 
 from insa_anomaly.adapters.postgres.history import PostgresHistory
-from insa_anomaly.commands.options import Config, load_for_use
+from insa_anomaly.commands.options import Config, flag, load_for_use, option
 from insa_anomaly.core.device.detector import FEWEST_METRICS
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.core.units import Floats, Ints
@@ -56,11 +55,8 @@ def train_stored(
 def _devices(keys: Sequence[SeriesKey]) -> list[SeriesKey]:
     """Return the keys of devices with metrics enough for a model of their own."""
     counts = Counter(key.device_id for key in keys)
-    return [
-        SeriesKey.of_device(device_id)
-        for device_id, count in counts.items()
-        if count >= FEWEST_METRICS
-    ]
+    many = [device_id for device_id, count in counts.items() if count >= FEWEST_METRICS]
+    return [SeriesKey.of_device(device_id) for device_id in many]
 
 
 def train_many(
@@ -76,9 +72,8 @@ def train_many(
     child = Child(lambda: start_child(settings, dsn), settings.training.deadline)
     try:
         for begin in range(0, len(keys), AT_ONCE):
-            child.ask_many(
-                FleetTrainingOrder(tuple(keys[begin : begin + AT_ONCE]), processes=processes), hear
-            )
+            some = tuple(keys[begin : begin + AT_ONCE])
+            child.ask_many(FleetTrainingOrder(some, processes=processes), hear)
         child.finish()
     finally:
         child.close()
@@ -86,35 +81,25 @@ def train_many(
 
 
 def _outcome(answer: TrainingReply) -> str:
-    return (
-        f"trained in {answer.seconds:.1f} s, model {answer.model_id}"
-        if answer.model_id
-        else f"not trained: {answer.reason}"
-    )
+    if not answer.model_id:
+        return f"not trained: {answer.reason}"
+    return f"trained in {answer.seconds:.1f} s, model {answer.model_id}"
 
 
 def train_recordings(
     settings: Settings, recordings: Sequence[Recording], rows: int | None, console: Console
 ) -> Outcomes:
-    """Train every series of the recordings, and every device, on their first `rows` rows (None.
-
-    All).
-    """
+    """Train series and devices of the recordings on their first `rows` rows; None: on all."""
     # Loads scikit-learn, other commands do without
     from insa_anomaly.services.training import TrainingData  # noqa: PLC0415
 
     outcomes: Outcomes = {}
-    with (
-        model_files(settings) as files,
-        progress(console, "recordings learnt", len(recordings)) as advance,
-    ):
+    learning = progress(console, "recordings learnt", len(recordings))
+    with model_files(settings) as files, learning as advance:
         service = training_service(settings, files)
         for recording in recordings:
             device_id, columns = recording.device_id, _columns(recording, rows)
-            data = {
-                SeriesKey(device_id, name): TrainingData(*column)
-                for name, column in columns.items()
-            }
+            data = {SeriesKey(device_id, name): TrainingData(*c) for name, c in columns.items()}
             if settings.training.devices and len(columns) >= FEWEST_METRICS:
                 together = TrainingData(*_rows(columns), tuple(columns))
                 data[SeriesKey.of_device(device_id)] = together
@@ -151,32 +136,17 @@ def _rows(columns: dict[str, Column]) -> tuple[Ints, Floats]:
 
 def train_command(
     config: Config = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="Device to train, with --metric; from --csv: the name to give."),
-    ] = None,
-    metric: Annotated[str | None, typer.Option(help="Metric to train.")] = None,
+    device: str | None = option("Device to train, with --metric; from --csv: the name to give."),
+    metric: str | None = option("Metric to train."),
     *,
-    every: Annotated[
-        bool, typer.Option("--all", help="Train every series that has recorded readings.")
-    ] = False,
-    csv: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Train from recorded files instead of stored telemetry; may be repeated."
-        ),
-    ] = None,
-    rows: Annotated[
-        int | None, typer.Option(min=100, help="With --csv: the first rows only.")
-    ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=64,
-            help="With --all: how many to train at once [default: training.processes].",
-        ),
-    ] = None,
+    every: bool = flag("Train every series that has recorded readings.", "--all"),
+    csv: list[Path] | None = option(
+        "Train from recorded files instead of stored telemetry; may be repeated."
+    ),
+    rows: int | None = option("With --csv: the first rows only.", min=100),
+    jobs: int | None = option(
+        "With --all: how many to train at once [default: training.processes].", min=1, max=64
+    ),
 ) -> None:
     """Train a series or all, from stored telemetry or from recorded files.
 
@@ -188,15 +158,12 @@ def train_command(
         recordings = recording.inspect_all(csv, device, metric)
         outcomes = train_recordings(settings, recordings, rows, console)
     elif every or (device and metric):
-        outcomes = train_stored(
-            settings, None if every else [SeriesKey(device or "", metric or "")], jobs, console
-        )
+        keys = None if every else [SeriesKey(device or "", metric or "")]
+        outcomes = train_stored(settings, keys, jobs, console)
     else:
-        raise typer.BadParameter(
-            "say what to train: --device with --metric, or --all, or --csv FILE"
-        )
+        hint = "say what to train: --device with --metric, or --all, or --csv FILE"
+        raise typer.BadParameter(hint)
     for key, outcome in outcomes.items():
         typer.echo(f"{'/'.join(key)}: {outcome}")
-    raise typer.Exit(
-        0 if all(outcome.startswith("trained") for outcome in outcomes.values()) else 1
-    )
+    trained = all(outcome.startswith("trained") for outcome in outcomes.values())
+    raise typer.Exit(0 if trained else 1)

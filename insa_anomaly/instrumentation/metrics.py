@@ -43,7 +43,7 @@ _DEFINED: list[Definition] = []
 
 
 def _define(metric: Collector, labels: Iterable[str] = ()) -> None:
-    """Record a metric; its unit of a metric is the end of its name, as Prometheus prefers.
+    """Record a metric; its unit is the end of its name, as Prometheus prefers.
 
     A metric without a unit is a count, or is 1 for yes and 0 for no.
     """
