@@ -72,18 +72,14 @@ class MemoryAlerts:
         """Record a failed attempt; the next attempt is at `due`."""
         with self._lock:
             known = self._waiting[one.number][1]
-            self._waiting[one.number] = (
-                due,
-                msgspec.structs.replace(known, attempts=known.attempts + 1),
-            )
+            tried = msgspec.structs.replace(known, attempts=known.attempts + 1)
+            self._waiting[one.number] = due, tried
 
     def hasten(self, target: str) -> None:
         """Make all alerts of a target due, because the target answers again."""
         with self._lock:
-            self._waiting = {
-                number: (0 if one.target == target else at, one)
-                for number, (at, one) in self._waiting.items()
-            }
+            for number, (at, one) in self._waiting.items():
+                self._waiting[number] = (0 if one.target == target else at), one
 
     def give_up(self, one: PendingAlert, reason: str, now: int) -> None:
         """Give up an alert, which becomes a dead letter."""
@@ -102,9 +98,8 @@ class MemoryAlerts:
     def cadences(self) -> tuple[list[SeriesKey], Cadence]:
         """Return how often series report."""
         rows = list(self._cadences.values())
-        columns = (
-            [float(getattr(row, name)[0]) for row in rows] for name in ("longest", "pauses", "span")
-        )
+        names = ("longest", "pauses", "span")
+        columns = ([float(getattr(row, name)[0]) for row in rows] for name in names)
         return list(self._cadences), Cadence(*map(np.array, columns))
 
     def keep_cadences(self, keys: Sequence[SeriesKey], cadence: Cadence) -> None:

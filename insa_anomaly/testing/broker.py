@@ -24,9 +24,10 @@ class MemoryBroker:
         self.answering = True
         self.trouble = "not connected yet"
         self.undelivered: str | None = None
-        self._hand_over = hand_over
-        self._generation = 0
+        self.silent_for = 0.0  # because there is no thread
         self._connected = False
+        self.generation = 0
+        self._hand_over = hand_over
         self._tokens = count(1)
         self._mids = cycle(range(1, 65536))
         self._waiting: list[Settled] = []
@@ -37,19 +38,19 @@ class MemoryBroker:
         del patience
         if not self._connected:
             self._connected = True
-            self._generation += 1
+            self.generation += 1
         return True
 
     def close(self) -> None:
         """End the connection; pending answers are lost."""
         if self._connected:
             self._connected = False
-            self._generation += 1
+            self.generation += 1
             self._waiting.clear()
 
     def deliver(self, messages: list[tuple[str, bytes]]) -> Delivery:
         """Deliver messages; without room for them, the connection is made anew."""
-        delivery = Delivery(self._generation, messages, [next(self._mids) for _ in messages])
+        delivery = Delivery(self.generation, messages, [next(self._mids) for _ in messages])
         if not self._hand_over(delivery):
             self.close()
             self.open()
@@ -61,29 +62,19 @@ class MemoryBroker:
             self._settled.put(self._waiting.pop(0))
 
     @property
-    def generation(self) -> int:
-        """Number of connections and disconnections so far."""
-        return self._generation
+    def connected(self) -> bool:
+        """True between `open` and `close`."""
+        return self._connected
 
     @property
     def listening(self) -> bool:
         """True between `open` and `close`."""
         return self._connected
 
-    @property
-    def silent_for(self) -> float:
-        """Always 0, because there is no thread."""
-        return 0.0
-
-    @property
-    def connected(self) -> bool:
-        """True between `open` and `close`."""
-        return self._connected
-
     def acknowledge(self, *deliveries: Delivery) -> None:
         """Remember the deliveries whose connection still stands."""
         self.acknowledged += [
-            one for one in deliveries if self._connected and one.generation == self._generation
+            one for one in deliveries if self._connected and one.generation == self.generation
         ]
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:

@@ -1,15 +1,17 @@
 """A clock that a test sets."""
 
+from dataclasses import dataclass
 
+
+@dataclass
 class SettableClock:
     """The port `Clock`, which moves only when a test moves it.
 
     `time_us` is the time of day, `seconds` the monotonic time; `sleep` moves both.
     """
 
-    def __init__(self, time_us: int = 0, seconds: float = 1000.0) -> None:
-        self.time_us = time_us
-        self.seconds = seconds
+    time_us: int = 0
+    seconds: float = 1000.0
 
     def now(self) -> int:
         """Return the time of day."""

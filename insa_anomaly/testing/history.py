@@ -1,6 +1,6 @@
 """Recorded readings in memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -33,37 +33,25 @@ class MemoryHistory:
             for (series, time, discriminator), row in self._tables.telemetry.items()
             if series == key and time >= since and row[1] == Quality.GOOD
         )[-most:]
-        return np.array([time for time, _, _ in good], np.int64), np.array(
-            [value for _, _, value in good], np.float64
-        )
+        times, _, values = zip(*good, strict=True) if good else ((), (), ())
+        return np.array(times, np.int64), np.array(values, np.float64)
 
     def anomalous(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
         """Return times of anomalous readings from `since` on; no episode is dismissed here."""
-        return np.array([one.timestamp for one in self._anomalies(key, since)], np.int64)
+        return self._times(key, since, lambda _: True)
 
     def in_episodes(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
         """Return times of anomalous readings that belong to an episode."""
-        return np.array(
-            [one.timestamp for one in self._anomalies(key, since) if one.episode_id is not None],
-            np.int64,
-        )
+        return self._times(key, since, lambda one: one.episode_id is not None)
 
     def confirmed(self, key: SeriesKey, since: int) -> npt.NDArray[np.int64]:
         """Return times of readings in episodes that an operator confirmed to be a fault."""
-        verdicts = self._tables.verdicts
-        return np.array(
-            [
-                one.timestamp
-                for one in self._anomalies(key, since)
-                if verdicts.get(one.episode_id or "") == "confirmed"
-            ],
-            np.int64,
-        )
+        faults = [name for name, verdict in self._tables.verdicts.items() if verdict == "confirmed"]
+        return self._times(key, since, lambda one: one.episode_id in faults)
 
-    def _anomalies(self, key: SeriesKey, since: int) -> Iterator[Anomaly]:
-        found = self._tables.anomalies.values()
-        return (
-            one
-            for one in found
-            if (one.device_id, one.metric_name) == key and one.timestamp >= since
-        )
+    def _times(
+        self, key: SeriesKey, since: int, wanted: Callable[[Anomaly], bool]
+    ) -> npt.NDArray[np.int64]:
+        found = [each for each in self._tables.anomalies.values() if wanted(each)]
+        own = [each for each in found if (each.device_id, each.metric_name) == key]
+        return np.array([each.timestamp for each in own if each.timestamp >= since], np.int64)

@@ -1,6 +1,6 @@
 """The log in memory."""
 
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from insa_anomaly.ports.log import Entry, Swap, received
 
@@ -9,26 +9,16 @@ class MemoryLog:
     """The port `Log`; survives no restart."""
 
     def __init__(self) -> None:
-        self._id = uuid4()
+        self.id = uuid4()
+        self.last = 0  # sequence of the newest entry, 0 for a log that never had any
         self._entries: dict[int, Entry] = {}
-        self._last = 0
         self._free = 0
-
-    @property
-    def id(self) -> UUID:
-        """Identity of this log."""
-        return self._id
-
-    @property
-    def last(self) -> int:
-        """Sequence of the newest entry, 0 for a log that never had any."""
-        return self._last
 
     def append(self, messages: list[tuple[str, bytes]], swaps: list[Swap], now: int) -> Entry:
         """Store an entry."""
-        entry = Entry(self._last + 1, received(now, self._free), list(messages), list(swaps))
+        entry = Entry(self.last + 1, received(now, self._free), list(messages), list(swaps))
         self._entries[entry.seq] = entry
-        self._last, self._free = entry.seq, entry.received + max(1, len(messages))
+        self.last, self._free = entry.seq, entry.received + max(1, len(messages))
         return entry
 
     def read(self, after: int, most: int) -> list[Entry]:
@@ -37,7 +27,7 @@ class MemoryLog:
         At least a single entry is returned if any exists.
         """
         entries: list[Entry] = []
-        for seq in range(max(after, 0) + 1, self._last + 1):
+        for seq in range(max(after, 0) + 1, self.last + 1):
             if seq in self._entries:
                 entries.append(self._entries[seq])
                 if sum(len(entry.messages) for entry in entries) >= most:

@@ -36,41 +36,36 @@ class MemoryModels:
 
     def active(self) -> dict[SeriesKey, str]:
         """Return the id of the active model, of every series that has an active model."""
-        return {row.key: row.id for row in self._rows.values() if row.status == "active"}
+        return {row.key: row.id for row in self._with("active")}
 
     def thresholds(self) -> dict[str, float]:
         """Return the thresholds that were set by hand, by the id of the active model."""
-        rows = [row for row in self._rows.values() if row.status == "active"]
-        return {row.id: row.set_threshold for row in rows if row.set_threshold is not None}
+        active = self._with("active")
+        return {row.id: row.set_threshold for row in active if row.set_threshold is not None}
 
     def figures(self) -> list[ModelAccuracy]:
         """Return the assessment of every active model, in the order of their series."""
-        rows = [row for row in self._rows.values() if row.status == "active"]
         return sorted(
-            ModelAccuracy(row.device_id, row.metric_name, row.accuracy, row.false_positive_rate)
-            for row in rows
+            ModelAccuracy(*row.key, row.accuracy, row.false_positive_rate)
+            for row in self._with("active")
         )
 
     def shadows(self) -> dict[SeriesKey, str]:
         """Return the id of the shadow, of every series that has a shadow."""
-        return {row.key: row.id for row in self._rows.values() if row.status == "shadow"}
+        return {row.key: row.id for row in self._with("shadow")}
 
     def disabled(self) -> set[SeriesKey]:
         """Return series with a disabled model and no active model."""
-        without = {row.key for row in self._rows.values() if row.status == "disabled"}
-        return without - self.active().keys()
+        return {row.key for row in self._with("disabled")} - self.active().keys()
 
     def rows(self) -> list[ModelRow]:
         """Return every model, newest first."""
-        return sorted(
-            self._rows.values(), key=lambda row: (row.trained_at, row.version), reverse=True
-        )
+        return sorted(self._rows.values(), key=lambda row: (-row.trained_at, -row.version))
 
     def of_series(self, key: SeriesKey) -> list[ModelRow]:
         """Return the models of a series, newest first."""
-        return sorted(
-            (row for row in self._rows.values() if row.key == key), key=lambda row: -row.version
-        )
+        own = [row for row in self._rows.values() if row.key == key]
+        return sorted(own, key=lambda row: -row.version)
 
     def row(self, model_id: str) -> ModelRow:
         """Return a model. Raises ModelFileError."""
@@ -93,22 +88,15 @@ class MemoryModels:
         Returns the row of the earlier version, or None. Raises ModelFileError.
         """
         row = self.row(model_id)
-        key = row.key
-        others = [
-            one
-            for one in self._rows.values()
-            if (one.device_id, one.metric_name, one.status) == (*key, "archived")
-        ]
-        earlier = max(
-            (one for one in others if one.version < row.version),
-            key=lambda one: one.version,
-            default=None,
-        )
+        archived = [each for each in self.of_series(row.key) if each.status == "archived"]
+        earlier = next((each for each in archived if each.version < row.version), None)
         self._rows[model_id] = msgspec.structs.replace(row, status="failed", reason=reason)
         self._revision += 1
         if earlier is None or row.status != "active":
             return None
-        self._rows[earlier.id] = msgspec.structs.replace(
-            earlier, status="active", reason=f"version {row.version} failed"
-        )
+        failed = f"version {row.version} failed"
+        self._rows[earlier.id] = msgspec.structs.replace(earlier, status="active", reason=failed)
         return self._rows[earlier.id]
+
+    def _with(self, status: str) -> list[ModelRow]:
+        return [row for row in self._rows.values() if row.status == status]

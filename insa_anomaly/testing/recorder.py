@@ -1,6 +1,7 @@
 """The recorded tables in memory."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import UUID
 
 import msgspec
@@ -45,17 +46,14 @@ class MemoryRecorder:
     def record(self, page: Page) -> None:
         """Record the page and its cursor; repetition changes no row."""
         self._answer()
-        late = [
-            anomaly
-            for row, anomaly in page.late
-            if _place(page.telemetry, row) not in self.tables.telemetry
-        ]
+        known, place = self.tables.telemetry, partial(_place, page.telemetry)
+        late = [anomaly for row, anomaly in page.late if place(row) not in known]
         self._record_telemetry(page.telemetry)
         for anomaly in [*page.anomalies, *late]:
             self.tables.anomalies.setdefault(anomaly.id, anomaly)
         for episode in page.episodes:
-            known = self.tables.episodes.setdefault(episode.id, episode)
-            self.tables.episodes[episode.id] = max(known, episode, key=_progress)
+            before = self.tables.episodes.setdefault(episode.id, episode)
+            self.tables.episodes[episode.id] = max(before, episode, key=_progress)
         for rejected in page.rejected:
             self._record_letter(rejected)
         for row in page.models:
@@ -67,25 +65,11 @@ class MemoryRecorder:
             raise self.trouble
 
     def _record_telemetry(self, telemetry: Telemetry) -> None:
-        places = zip(
-            telemetry.key.tolist(),
-            telemetry.timestamp.tolist(),
-            telemetry.discriminator.tolist(),
-            strict=True,
-        )
-        values = zip(
-            telemetry.value.tolist(),
-            telemetry.quality.tolist(),
-            telemetry.flags.tolist(),
-            strict=True,
-        )
-        for row, ((key, time, discriminator), (value, quality, flags)) in enumerate(
-            zip(places, values, strict=True)
-        ):
-            place = (telemetry.keys[key], time, discriminator)
-            self.tables.telemetry.setdefault(
-                place, (value, quality, flags, telemetry.original.get(row))
-            )
+        names = ("value", "quality", "flags")
+        columns = [getattr(telemetry, name).tolist() for name in names]
+        for row, (value, quality, flags) in enumerate(zip(*columns, strict=True)):
+            cells = (value, quality, flags, telemetry.original.get(row))
+            self.tables.telemetry.setdefault(_place(telemetry, row), cells)
 
     def _record_letter(self, rejected: Rejected) -> None:
         digest, received = letter_digest(rejected.raw), rejected.raw.received
@@ -97,11 +81,7 @@ class MemoryRecorder:
         models = self.tables.models
         if row.status == "active":
             for other in list(models.values()):
-                if (other.device_id, other.metric_name, other.status) == (
-                    row.device_id,
-                    row.metric_name,
-                    "active",
-                ):
+                if other.key == row.key and other.status == "active":
                     models[other.id] = msgspec.structs.replace(other, status="archived")
         models[row.id] = row
 

@@ -15,7 +15,7 @@ class MemoryState:
         self.synced = 0
         self._lock = threading.Lock()
         self._log_id: UUID | None = None
-        self._cursor = 0
+        self.cursor = 0  # sequence of the last entry whose results are committed here
         self._results: dict[int, bytes] = {}
         self._outbox: dict[int, Outgoing] = {}
         self._notices: dict[int, Outgoing] = {}
@@ -30,13 +30,8 @@ class MemoryState:
         """
         with self._lock:
             if log_id != self._log_id:
-                self._log_id, self._cursor, self._checkpoint = log_id, 0, 0
+                self._log_id, self.cursor, self._checkpoint = log_id, 0, 0
                 self._results, self._states = {}, {}
-
-    @property
-    def cursor(self) -> int:
-        """Sequence of the last entry whose results are committed here."""
-        return self._cursor
 
     def commit(
         self, seq: int, results: bytes | None, events: Sequence[tuple[str, bytes]]
@@ -48,7 +43,7 @@ class MemoryState:
         with self._lock:
             if results is not None:
                 self._results[seq] = results
-            self._cursor = seq
+            self.cursor = seq
             return self._add(events)
 
     def post(self, events: Sequence[tuple[str, bytes]]) -> list[Outgoing]:
@@ -69,9 +64,8 @@ class MemoryState:
     def results(self, after: int, through: int) -> dict[int, bytes]:
         """Return results by sequence, after < seq <= through."""
         with self._lock:
-            return {
-                seq: body for seq, body in sorted(self._results.items()) if after < seq <= through
-            }
+            found = sorted(self._results.items())
+            return {seq: body for seq, body in found if after < seq <= through}
 
     def forget(self, through: int) -> None:
         """Drop results with seq <= through."""
@@ -81,9 +75,8 @@ class MemoryState:
     def outgoing(self, after: int, most: int) -> list[Outgoing]:
         """Return unpublished events with number > after, in order."""
         with self._lock:
-            return [event for number, event in sorted(self._outbox.items()) if number > after][
-                :most
-            ]
+            found = sorted(self._outbox.items())
+            return [event for number, event in found if number > after][:most]
 
     def told(self, numbers: Sequence[int]) -> None:
         """Drop events that the broker acknowledged."""
@@ -99,9 +92,8 @@ class MemoryState:
     def noticed(self, through: int) -> None:
         """Drop notices with number <= through, because the alerts have taken them."""
         with self._lock:
-            self._notices = {
-                number: event for number, event in self._notices.items() if number > through
-            }
+            for number in [number for number in self._notices if number <= through]:
+                del self._notices[number]
 
     def untold(self) -> int:
         """Count the unpublished events."""
@@ -120,4 +112,4 @@ class MemoryState:
 
     def sync(self) -> None:
         """Remember the cursor."""
-        self.synced = self._cursor
+        self.synced = self.cursor
