@@ -22,7 +22,7 @@ HEAD = b"POST /echo HTTP/1.1\r\nHost: plant\r\nContent-Length: 10\r\n"
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     """Serve a port of little patience, where /echo returns the body it was sent."""
-    application: FastAPI = app.create("1.2.3", well)
+    application: FastAPI = app.create("1.2.3", well, hosts=["plant"])
 
     @application.post("/echo")
     async def echo(request: Request) -> str:

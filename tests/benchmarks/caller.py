@@ -78,7 +78,7 @@ class Line:
 
 def _packet(call: Call, body: bytes) -> bytes:
     head = (
-        f"POST {call.path} HTTP/1.1\r\nHost: plant\r\nAuthorization: Bearer {call.token}\r\n"
+        f"POST {call.path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {call.token}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
