@@ -6,7 +6,6 @@ request from others, because a page cannot change it.
 """
 
 from collections.abc import Collection
-from http import HTTPStatus
 from ipaddress import ip_address
 
 from starlette.datastructures import Headers
@@ -36,7 +35,7 @@ class Hosts:
             return
         named = repr(host) if host else "no host"
         detail = f"this port does not answer for {named}; http.hosts lists the names it answers for"
-        await answer(HTTPStatus.MISDIRECTED_REQUEST, detail)(scope, receive, send)
+        await answer(421, detail)(scope, receive, send)
 
 
 def host_name(header: str) -> str | None:

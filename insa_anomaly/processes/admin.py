@@ -76,7 +76,7 @@ def be() -> None:
 def adjust(admin: Admin, settings: Settings) -> None:
     """Apply the settings that can change at run time."""
     set_up_logging(settings.logging.level, settings.logging.form)
-    admin.predictions.adjust(settings.http.predictions_a_minute)
+    admin.predictions.a_minute = settings.http.predictions_a_minute
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """Recorded anomalies and episodes, page by page."""
 
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -10,6 +12,8 @@ from insa_anomaly.errors import NotFound
 from insa_anomaly.ports.anomalies import AnomalyCounts, Feedback, Filter, PageCursor
 from insa_anomaly.services.audit import Audit, Author
 from insa_anomaly.services.views import AnomalyView, EpisodeView, anomaly_view, episode_view
+
+T = TypeVar("T")
 
 
 class AnomalyStore(Protocol):
@@ -64,55 +68,47 @@ class EpisodePage(msgspec.Struct, frozen=True):
     next: str | None
 
 
+@dataclass(frozen=True)
 class AnomalyService:
     """Queries of anomalies and episodes, and feedback of operators."""
 
-    def __init__(self, findings: AnomalyStore, audit: Audit) -> None:
-        self._findings = findings
-        self._audit = audit
+    findings: AnomalyStore
+    audit: Audit
 
     def anomalies(self, wanted: Filter, after: PageCursor | None, most: int) -> AnomalyPage:
         """Return a page of anomalies."""
-        found = self._findings.anomalies(wanted, after, most + 1)
-        last = cursor(found[most - 1].timestamp, found[most - 1].id) if len(found) > most else None
-        return AnomalyPage(
-            [anomaly_view(one) for one in found[:most]],
-            self._findings.count_anomalies(wanted),
-            last,
-        )
+        found = self.findings.anomalies(wanted, after, most + 1)
+        page, last = paged(found, most, lambda one: PageCursor(one.timestamp, one.id))
+        total = self.findings.count_anomalies(wanted)
+        return AnomalyPage([anomaly_view(one) for one in page], total, last)
 
     def episodes(self, wanted: Filter, after: PageCursor | None, most: int) -> EpisodePage:
         """Return a page of episodes."""
-        found = self._findings.episodes(wanted, after, most + 1)
-        last = (
-            cursor(found[most - 1][0].started_at, found[most - 1][0].id)
-            if len(found) > most
-            else None
-        )
-        return EpisodePage(
-            [episode_view(*one) for one in found[:most]],
-            self._findings.count_episodes(wanted),
-            last,
-        )
+        found = self.findings.episodes(wanted, after, most + 1)
+        page, last = paged(found, most, lambda one: PageCursor(one[0].started_at, one[0].id))
+        total = self.findings.count_episodes(wanted)
+        return EpisodePage([episode_view(*one) for one in page], total, last)
 
     def feedback(self, episode_id: str, feedback: Feedback, author: Author) -> EpisodeView:
         """Store an operator's feedback on an episode; the latest verdict counts.
 
         Raises NotFound, DatabaseAway, DatabaseRefused.
         """
-        wanted = Filter(episode_id=episode_id)
-        found = self._findings.episodes(wanted, None, 1)
+        found = self.findings.episodes(Filter(episode_id=episode_id), None, 1)
         if not found:
             raise NotFound(f"there is no episode {episode_id}")
         episode, before = found[0]
-        self._audit.write(author.change("episode.feedback", episode_id, before, feedback))
-        self._findings.say(episode_id, feedback)
+        self.audit.write(author.change("episode.feedback", episode_id, before, feedback))
+        self.findings.say(episode_id, feedback)
         return episode_view(episode, feedback)
 
 
-def cursor(time: int, name: str) -> str:
-    """Return a place as a single word, which callers send back."""
-    return f"{time}~{name}"
+def paged(
+    found: list[T], most: int, place: Callable[[T], PageCursor]
+) -> tuple[list[T], str | None]:
+    """Return a page of at most `most`, and the word for its end, if `found` continues after it."""
+    last = place(found[most - 1]) if len(found) > most else None
+    return found[:most], last and f"{last.time}~{last.id}"
 
 
 def place(said: str) -> PageCursor:

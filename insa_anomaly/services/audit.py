@@ -23,11 +23,4 @@ class Author(NamedTuple):
 
     def change(self, action: str, subject: str, before: object, after: object) -> Change:
         """Return the change that the author is about to make."""
-        return Change(
-            who=self.who,
-            origin=self.origin,
-            action=action,
-            subject=subject,
-            before=before,
-            after=after,
-        )
+        return Change(**self._asdict(), action=action, subject=subject, before=before, after=after)

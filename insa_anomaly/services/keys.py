@@ -73,45 +73,37 @@ def grants(key: Key, permission: str) -> bool:
     return any(permission in _IMPLIED.get(held, {held}) for held in key.permissions)
 
 
+@dataclass(frozen=True)
 class KeyService:
     """Creation, listing and revocation of keys; every change is audited beforehand."""
 
-    def __init__(self, keys: Keys, audit: Audit) -> None:
-        self._keys = keys
-        self._audit = audit
+    keys: Keys
+    audit: Audit
 
     def create(self, wish: Wish, who: str, now: int) -> tuple[Key, str]:
         """Return a new key, and its token, which is stored nowhere else."""
         key_id = token_hex(_ID_BYTES)
         token = f"insa_{key_id}_{token_hex(_SECRET_BYTES)}"
         expires_at = None if wish.lifetime is None else now + wish.lifetime
-        permissions = tuple(str(permission) for permission in wish.permissions)
-        key = Key(
-            id=key_id,
-            name=wish.name,
-            digest=_digest(token),
-            permissions=permissions,
-            created_at=now,
-            expires_at=expires_at,
-            predictions_a_minute=wish.predictions_a_minute,
-        )
+        permissions = tuple(map(str, wish.permissions))
+        made = (key_id, wish.name, _digest(token), permissions, now)
+        key = Key(*made, expires_at=expires_at, predictions_a_minute=wish.predictions_a_minute)
         shown = {"name": key.name, "permissions": permissions, "expires_at": expires_at}
-        self._audit.write(Author(who, "command").change("key.create", key_id, None, shown))
-        self._keys.add(key)
+        self.audit.write(Author(who, "command").change("key.create", key_id, None, shown))
+        self.keys.add(key)
         return key, token
 
     def all(self) -> list[Key]:
         """Return every key."""
-        return self._keys.all()
+        return self.keys.all()
 
     def revoke(self, key_id: str, who: str, now: int) -> None:
         """Revoke a key. Raises NotFound."""
-        if key_id not in {key.id for key in self._keys.all()}:
+        if key_id not in {key.id for key in self.keys.all()}:
             raise NotFound(f"there is no key {key_id}")
-        self._audit.write(
-            Author(who, "command").change("key.revoke", key_id, None, {"revoked_at": now})
-        )
-        self._keys.revoke(key_id, now)
+        author = Author(who, "command")
+        self.audit.write(author.change("key.revoke", key_id, None, {"revoked_at": now}))
+        self.keys.revoke(key_id, now)
 
 
 class KeyRing:

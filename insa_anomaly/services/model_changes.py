@@ -4,18 +4,19 @@ A change is made to the index on disk. The trainer notices the change and writes
 log, so that the stream follows within a second.
 """
 
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import msgspec
 
 from insa_anomaly.core.series.detector import Model
 from insa_anomaly.core.units import DAY
-from insa_anomaly.errors import Conflict, DatabaseAway, DatabaseRefused, ModelFileError, NotFound
+from insa_anomaly.errors import Conflict, DatabaseAway, DatabaseRefused
 from insa_anomaly.instrumentation.models import catalogue_behind
 from insa_anomaly.ports.models import ModelIndex, ModelRow
 from insa_anomaly.services.anomalies import AnomalyStore
 from insa_anomaly.services.audit import Audit, Author
-from insa_anomaly.services.models import LIVE_DAYS
+from insa_anomaly.services.models import LIVE_DAYS, check_shadow, kept_model, live_days, ratio
 from insa_anomaly.services.views import Id
 
 ANOMALIES_MOST = 200_000
@@ -78,6 +79,7 @@ class StatusChange(msgspec.Struct, frozen=True):
     replaced_model_id: Id | None
 
 
+@dataclass(frozen=True)
 class ModelChangeService:
     """Changes to models by hand.
 
@@ -85,65 +87,54 @@ class ModelChangeService:
     unchanged.
     """
 
-    def __init__(
-        self,
-        shelf: ModelEditor,
-        catalogue: Catalogue,
-        findings: AnomalyStore,
-        audit: Audit,
-        merge_gap_readings: int,
-    ) -> None:
-        self._shelf = shelf
-        self._catalogue = catalogue
-        self._findings = findings
-        self._audit = audit
-        self._gap = merge_gap_readings
+    models: ModelEditor
+    catalogue: Catalogue
+    findings: AnomalyStore
+    audit: Audit
+    merge_gap_readings: int
 
     def set_threshold(
         self, model_id: str, threshold: float, author: Author, now: int
     ) -> ThresholdChange:
         """Set the least confidence that opens an episode; refits keep it until it is set again."""
-        before = self._stored(model_id)
+        before = kept_model(self.models, model_id)
         effect = self._effect(before, threshold, now)
-        self._audit.write(author.change("model.threshold", model_id, before.threshold, threshold))
-        self._show(self._shelf.set_threshold(model_id, threshold))
+        self.audit.write(author.change("model.threshold", model_id, before.threshold, threshold))
+        self._show(self.models.set_threshold(model_id, threshold))
         return ThresholdChange(True, model_id, before.threshold, threshold, effect)  # noqa: FBT003 - the answer's `success`
 
     def activate(self, model_id: str, author: Author) -> StatusChange:
         """Let this version serve its series, as a rollback or a promotion."""
-        row = self._stored(model_id)
+        row = kept_model(self.models, model_id)
         if row.status == "failed":
             raise Conflict(f"model {model_id} failed: {row.reason}")
-        serving = self._shelf.active().get(row.key)
-        self._audit.write(author.change("model.activate", model_id, serving, model_id))
+        serving = self.models.active().get(row.key)
+        self.audit.write(author.change("model.activate", model_id, serving, model_id))
         if serving != model_id:
-            row = self._shelf.activate(model_id)
-        self._show(row)
-        return StatusChange(True, model_id, row.status, serving if serving != model_id else None)  # noqa: FBT003
+            row = self.models.activate(model_id)
+        return self._changed(row, serving)
 
     def shadow(self, model_id: str, author: Author) -> StatusChange:
         """Let this version score along, to be compared with the champion; it opens no episode."""
-        row = self._stored(model_id)
+        row = kept_model(self.models, model_id)
         if row.status not in {"archived", "shadow"} or row.key.is_device:
             raise Conflict(
                 f"model {model_id} cannot score along: it is {row.status}, of {row.metric_name}"
             )
-        before = self._shelf.shadows().get(row.key)
-        self._audit.write(author.change("model.shadow", model_id, before, model_id))
+        before = self.models.shadows().get(row.key)
+        self.audit.write(author.change("model.shadow", model_id, before, model_id))
         if before != model_id:
-            row = self._shelf.shadow(model_id)
-            self._show_all(row, before)
-        return StatusChange(True, model_id, row.status, before if before != model_id else None)  # noqa: FBT003
+            row = self.models.shadow(model_id)
+            if before is not None:
+                self._show(self.models.row(before))
+            self._show(row)
+        return _status(row, before)
 
     def end_shadow(self, model_id: str, author: Author) -> StatusChange:
         """Archive a shadow; its files stay."""
-        row = self._stored(model_id)
-        if row.status != "shadow":
-            raise Conflict(f"model {model_id} is {row.status}, and scores nothing along")
-        self._audit.write(author.change("model.shadow", model_id, model_id, None))
-        row = self._shelf.end_shadow(model_id)
-        self._show(row)
-        return StatusChange(True, model_id, row.status, None)  # noqa: FBT003
+        check_shadow(kept_model(self.models, model_id))
+        self.audit.write(author.change("model.shadow", model_id, model_id, None))
+        return self._changed(self.models.end_shadow(model_id))
 
     def put_aside(self, model_id: str, status: Aside, reason: str, author: Author) -> StatusChange:
         """Stop the model from serving.
@@ -151,44 +142,27 @@ class ModelChangeService:
         A series whose model is disabled gets no model until a model is trained or activated by
         hand.
         """
-        row = self._stored(model_id)
-        self._audit.write(
-            author.change(
-                f"model.{status}", model_id, row.status, {"status": status, "reason": reason}
-            )
-        )
-        row = self._shelf.put_aside(model_id, status, reason)
-        self._show(row)
-        return StatusChange(True, model_id, row.status, None)  # noqa: FBT003
+        row = kept_model(self.models, model_id)
+        after = {"status": status, "reason": reason}
+        self.audit.write(author.change(f"model.{status}", model_id, row.status, after))
+        return self._changed(self.models.put_aside(model_id, status, reason))
 
     def delete(self, model_id: str, author: Author) -> StatusChange:
         """Remove the model's files.
 
         If the model served, its series has no model until another is trained or activated.
         """
-        row = self._stored(model_id)
-        self._audit.write(author.change("model.delete", model_id, row.status, "deleted"))
-        row = self._shelf.delete(model_id, f"deleted by {author.who}")
-        self._show(row)
-        return StatusChange(True, model_id, row.status, None)  # noqa: FBT003
+        row = kept_model(self.models, model_id)
+        self.audit.write(author.change("model.delete", model_id, row.status, "deleted"))
+        return self._changed(self.models.delete(model_id, f"deleted by {author.who}"))
 
-    def _stored(self, model_id: str) -> ModelRow:
-        try:
-            row = self._shelf.row(model_id)
-        except ModelFileError as error:
-            raise NotFound(f"there is no model {model_id}") from error
-        if row.status == "deleted":
-            raise Conflict(f"model {model_id} is deleted")
-        return row
-
-    def _show_all(self, row: ModelRow, before: str | None) -> None:
-        if before is not None:
-            self._show(self._shelf.row(before))
+    def _changed(self, row: ModelRow, before: str | None = None) -> StatusChange:
         self._show(row)
+        return _status(row, before)
 
     def _show(self, row: ModelRow) -> None:
         try:
-            self._catalogue.put(row)
+            self.catalogue.put(row)
         except (DatabaseAway, DatabaseRefused) as error:
             catalogue_behind(row.id, str(error))
 
@@ -197,16 +171,18 @@ class ModelChangeService:
 
         The span begins no earlier than the series' first model.
         """
-        key = row.key
-        began = min((one.trained_at for one in self._shelf.of_series(key)), default=row.trained_at)
-        days = min(float(LIVE_DAYS), max(0.0, (now - began) / DAY))
-        found = self._findings.confidences(key, now - LIVE_DAYS * DAY, ANOMALIES_MOST)
-        pause = (self._gap + 0.5) * float(Model.from_bytes(self._shelf.scorer(row.id)).interval)
-        before, after = (
-            opened(found, one, pause) / days if days > 0 else None
-            for one in (row.threshold, threshold)
-        )
-        return AlarmsPerDay(round(days, 3), before, after)
+        versions = self.models.of_series(row.key)
+        days = live_days(min((one.trained_at for one in versions), default=row.trained_at), now)
+        found = self.findings.confidences(row.key, now - LIVE_DAYS * DAY, ANOMALIES_MOST)
+        interval = float(Model.from_bytes(self.models.scorer(row.id)).interval)
+        pause = (self.merge_gap_readings + 0.5) * interval
+        rates = (ratio(opened(found, one, pause), days) for one in (row.threshold, threshold))
+        return AlarmsPerDay(round(days, 3), *rates)
+
+
+def _status(row: ModelRow, before: str | None) -> StatusChange:
+    replaced = None if before == row.id else before
+    return StatusChange(True, row.id, row.status, replaced)  # noqa: FBT003 - the answer's `success`
 
 
 def opened(found: list[tuple[int, float]], threshold: float, pause: float) -> int:

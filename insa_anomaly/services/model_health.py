@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from heapq import heappush, heappushpop
+from heapq import heappop, heappush
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -38,9 +38,9 @@ from insa_anomaly.instrumentation.model_health import health_checked, health_dec
 from insa_anomaly.ports.anomalies import PageCursor
 from insa_anomaly.ports.clock import Clock
 from insa_anomaly.ports.model_health import DecisionFilter, KeptDecision
-from insa_anomaly.services.anomalies import cursor
+from insa_anomaly.services.anomalies import paged
 from insa_anomaly.services.audit import Audit, Author
-from insa_anomaly.services.views import Figure, Id, Instant
+from insa_anomaly.services.views import Figure, Id, Instant, instant, viewed
 
 PAGE = 500
 WORST = 20  # models that a report names
@@ -168,9 +168,13 @@ class DecisionPage(msgspec.Struct, frozen=True):
 
 
 @dataclass
-class _RunCounts:
-    """Running counts of a check; their size does not depend on the size of the fleet."""
+class _Check:
+    """A check and its running counts; their size does not depend on the size of the fleet."""
 
+    actions: Collection[Action]
+    author: Author
+    now: int
+    id: str = field(default_factory=lambda: str(uuid4()))
     models: int = 0
     lowest: tuple[float, str] | None = None
     found: Counter[str] = field(default_factory=Counter)
@@ -189,93 +193,71 @@ class _RunCounts:
 
     def _keep(self, one: ModelCondition, found: Finding, accuracy: float | None) -> None:
         """Keep the worst models: degraded or failing first, then by accuracy."""
-        weight = 2.0 * (not {HealthIssue.DEGRADED, HealthIssue.FAILING}.isdisjoint(found)) - (
-            1.0 if accuracy is None else accuracy
-        )
-        about = Bad(
-            one.device_id,
-            one.metric_name,
-            one.model_id,
-            accuracy,
-            {str(what): why for what, why in found.items()},
-        )
-        if len(self.worst) < WORST:
-            heappush(self.worst, (weight, -self.models, about))
-        else:
-            heappushpop(self.worst, (weight, -self.models, about))
+        urgent = not {HealthIssue.DEGRADED, HealthIssue.FAILING}.isdisjoint(found)
+        weight = 2.0 * urgent - (1.0 if accuracy is None else accuracy)
+        reasons = {str(what): why for what, why in found.items()}
+        about = viewed(Bad, one, accuracy=accuracy, reasons=reasons)
+        heappush(self.worst, (weight, -self.models, about))
+        if len(self.worst) > WORST:
+            heappop(self.worst)
 
     @property
     def healthy(self) -> bool:
         """Whether no finding needs a person's attention."""
-        return not any(
-            self.found[what]
-            for what in (HealthIssue.DEGRADED, HealthIssue.FAILING, HealthIssue.SLOW)
-        )
+        urgent = (HealthIssue.DEGRADED, HealthIssue.FAILING, HealthIssue.SLOW)
+        return not any(self.found[what] for what in urgent)
 
     def summary(self, limits: Limits) -> str:
         """Return a summary of the fleet in a line."""
-        low = self.found[HealthIssue.INACCURATE]
-        lowest = (
-            f", the lowest {self.lowest[1]} with {self.lowest[0]:.2f}"
-            if low and self.lowest
-            else ""
-        )
-        others = ", ".join(
-            f"{count} {what}"
-            for what, count in sorted(self.found.items())
-            if what != HealthIssue.INACCURATE and count
-        )
-        return f"{low} of {self.models} models are below accuracy {limits.accuracy:g}{lowest}" + (
-            f"; {others}" if others else ""
-        )
+        others = dict(sorted(self.found.items()))
+        low = others.pop(HealthIssue.INACCURATE, 0)
+        said = f"{low} of {self.models} models are below accuracy {limits.accuracy:g}"
+        if low and self.lowest:
+            said += f", the lowest {self.lowest[1]} with {self.lowest[0]:.2f}"
+        told = ", ".join(f"{count} {what}" for what, count in others.items() if count)
+        return f"{said}; {told}" if told else said
 
 
+@dataclass(frozen=True)
 class HealthService:
     """Runs of the check, and their results. Any call may raise DatabaseAway or DatabaseRefused."""
 
-    def __init__(
-        self, tables: Tables, audit: Audit, limits: Limits, hour: int | None, clock: Clock
-    ) -> None:
-        """Take the `hour` (UTC) of the daily run; None disables the daily run."""
-        self._tables = tables
-        self._audit = audit
-        self._limits = limits
-        self._hour = hour
-        self._clock = clock
+    tables: Tables
+    audit: Audit
+    limits: Limits
+    hour: int | None  # (UTC) of the daily run; None disables the daily run
+    clock: Clock
 
     def due(self, now: int) -> int | None:
         """Return when the pending daily run was due; None if no run is pending.
 
         A missed run stays pending.
         """
-        if self._hour is None:
+        if self.hour is None:
             return None
-        newest, last = slot(now, self._hour), self._tables.last_due(TASK)
+        newest, last = slot(now, self.hour), self.tables.last_due(TASK)
         return None if last is not None and last >= newest else newest
 
     def run_due(self, now: int) -> HealthReport | None:
         """Run the daily check, if it is due and no other daemon runs it."""
         if self.due(now) is None:
             return None
-        with self._tables.alone() as alone:
+        with self.tables.alone() as alone:
             # Asked again, because another daemon may have run the check just now.
             due = self.due(now) if alone else None
-            return (
-                None
-                if due is None
-                else self._checked(tuple(Action), Author("health check", "schedule"), now, due)
-            )
+            run = _Check(tuple(Action), Author("health check", "schedule"), now)
+            return None if due is None else self._checked(run, due)
 
     def run(self, actions: Collection[Action], author: Author, now: int) -> HealthReport:
         """Run a requested check. Raises Conflict if another check is under way."""
-        with self._tables.alone() as alone:
+        with self.tables.alone() as alone:
             if not alone:
                 raise Conflict("a health check is under way")
-            return self._checked(actions, author, now, None)
+            return self._checked(_Check(actions, author, now), None)
 
     def report(self) -> HealthReport:
         """Return the newest report. Raises NotFound."""
-        found = self._tables.report(TASK)
+        found = self.tables.report(TASK)
         if found is None:
             raise NotFound("no health check has run yet")
         return msgspec.convert(found, HealthReport)
@@ -284,115 +266,76 @@ class HealthService:
         self, wanted: DecisionFilter, after: PageCursor | None, most: int
     ) -> DecisionPage:
         """Return a page of decisions with their outcomes."""
-        found = self._tables.decisions(wanted, after, most + 1)
-        last = cursor(found[most - 1].at, found[most - 1].id) if len(found) > most else None
-        return DecisionPage([decision_view(one) for one in found[:most]], last)
+        found = self.tables.decisions(wanted, after, most + 1)
+        page, last = paged(found, most, lambda one: PageCursor(one.at, one.id))
+        return DecisionPage([decision_view(one) for one in page], last)
 
-    def _checked(
-        self, actions: Collection[Action], author: Author, now: int, due: int | None
-    ) -> HealthReport:
-        began, run_id, tally = self._clock.monotonic(), str(uuid4()), _RunCounts()
-        self._audit.write(
-            author.change(
-                "health.check", run_id, None, {"actions": [str(action) for action in actions]}
-            )
-        )
-        self._tables.begin(now - WAITING_DAYS * DAY, now - WAITING_DAYS * DAY, now)
-        self._models(run_id, actions, now, tally)
-        self._others(run_id, actions, now, tally)
-        report = self._report(
-            run_id, actions, author, now=now, tally=tally, seconds=self._clock.monotonic() - began
-        )
-        pace = pace_seconds(tally.decided["retrain"])
-        self._tables.finish(run_id, TASK, report, now, due=due, pace=pace)
-        self._tables.forget(now - ACTIVITY_DAYS * DAY, now - DECISION_DAYS * DAY)
+    def _checked(self, run: _Check, due: int | None) -> HealthReport:
+        began, now = self.clock.monotonic(), run.now
+        actions = {"actions": [str(action) for action in run.actions]}
+        self.audit.write(run.author.change("health.check", run.id, None, actions))
+        self.tables.begin(now - WAITING_DAYS * DAY, now - WAITING_DAYS * DAY, now)
+        self._models(run)
+        self._others(run)
+        report = self._report(run, self.clock.monotonic() - began)
+        pace = pace_seconds(run.decided["retrain"])
+        self.tables.finish(run.id, TASK, report, now, due=due, pace=pace)
+        self.tables.forget(now - ACTIVITY_DAYS * DAY, now - DECISION_DAYS * DAY)
         health_checked(report.summary, report.seconds, healthy=report.healthy)
         return report
 
-    def _models(
-        self, run_id: str, actions: Collection[Action], now: int, tally: _RunCounts
-    ) -> None:
+    def _models(self, run: _Check) -> None:
         """Judge models page by page, so that memory does not grow with the fleet."""
         after = SeriesKey("", "")
-        while page := self._tables.standings(after, now - DAY, PAGE):
+        while page := self.tables.standings(after, run.now - DAY, PAGE):
             decisions: list[Decision] = []
             for one in page:
-                found = examine(one, actions, self._limits, now)
-                tally.add(one, found)
-                decisions += decide(one, found, actions, self._limits, now)
-            self._decided(run_id, decisions, now, tally)
+                found = examine(one, run.actions, self.limits, run.now)
+                run.add(one, found)
+                decisions += decide(one, found, run.actions, self.limits, run.now)
+            self._decided(run, decisions)
             after = SeriesKey(page[-1].device_id, page[-1].metric_name)
 
-    def _others(
-        self, run_id: str, actions: Collection[Action], now: int, tally: _RunCounts
-    ) -> None:
+    def _others(self, run: _Check) -> None:
         """Judge the daemons, and the models that serve no series."""
-        for pace in self._tables.paces(now - DAY):
-            found, decisions = judge_pace(pace, actions, self._limits, now)
-            tally.found.update(str(what) for what in found)
-            self._decided(run_id, decisions, now, tally)
-        after, before = _FIRST_ID, now - int(self._limits.inactive_days * DAY)
-        while Action.CLEAN_UP in actions and (page := self._tables.idle(after, before, PAGE)):
-            tally.found.update([str(HealthIssue.INACTIVE)] * len(page))
-            self._decided(run_id, [judge_idle(one, now) for one in page], now, tally)
+        for pace in self.tables.paces(run.now - DAY):
+            found, decisions = judge_pace(pace, run.actions, self.limits, run.now)
+            run.found.update(str(what) for what in found)
+            self._decided(run, decisions)
+        after, before = _FIRST_ID, run.now - int(self.limits.inactive_days * DAY)
+        while Action.CLEAN_UP in run.actions and (page := self.tables.idle(after, before, PAGE)):
+            run.found.update([str(HealthIssue.INACTIVE)] * len(page))
+            self._decided(run, [judge_idle(one, run.now) for one in page])
             after = page[-1].model_id
 
-    def _decided(self, run_id: str, decisions: list[Decision], now: int, tally: _RunCounts) -> None:
+    def _decided(self, run: _Check, decisions: list[Decision]) -> None:
         if not decisions:
             return
-        self._tables.decide(run_id, decisions, now)
+        self.tables.decide(run.id, decisions, run.now)
         for one in decisions:
-            tally.decided[one.kind] += 1
+            run.decided[one.kind] += 1
             health_decided(one)
 
-    def _report(
-        self,
-        run_id: str,
-        actions: Collection[Action],
-        author: Author,
-        *,
-        now: int,
-        tally: _RunCounts,
-        seconds: float,
-    ) -> HealthReport:
-        disabled = self._tables.disabled()
+    def _report(self, run: _Check, seconds: float) -> HealthReport:
+        disabled = self.tables.disabled()
         return HealthReport(
-            run_id=run_id,
+            run_id=run.id,
             task_type=TASK,
-            actions=[str(action) for action in actions],
-            requested_by=author.who,
-            started_at=rfc3339(now),
+            actions=[str(action) for action in run.actions],
+            requested_by=run.author.who,
+            started_at=rfc3339(run.now),
             seconds=round(seconds, 3),
-            healthy=tally.healthy and not disabled,
-            summary=tally.summary(self._limits) + (f"; {disabled} disabled" if disabled else ""),
-            models=tally.models,
+            healthy=run.healthy and not disabled,
+            summary=run.summary(self.limits) + (f"; {disabled} disabled" if disabled else ""),
+            models=run.models,
             disabled=disabled,
-            found=dict(sorted(tally.found.items())),
-            decided=dict(sorted(tally.decided.items())),
-            worst=[bad for _, _, bad in sorted(tally.worst, reverse=True)],
+            found=dict(sorted(run.found.items())),
+            decided=dict(sorted(run.decided.items())),
+            worst=[bad for _, _, bad in sorted(run.worst, reverse=True)],
         )
 
 
 def decision_view(kept: KeptDecision) -> DecisionView:
     """Return a decision as callers see it."""
-    one = kept.decision
-    return DecisionView(
-        id=kept.id,
-        run_id=kept.run_id,
-        at=rfc3339(kept.at),
-        kind=one.kind,
-        cause=one.cause,
-        reason=one.reason,
-        device_id=one.device_id,
-        metric_name=one.metric_name,
-        model_id=one.model_id,
-        model_version=one.model_version,
-        figures=dict(one.figures),
-        status=kept.status,
-        due_at=None if kept.due_at is None else rfc3339(kept.due_at),
-        settled_at=None if kept.settled_at is None else rfc3339(kept.settled_at),
-        outcome=kept.outcome,
-        job_id=kept.job_id,
-        job_status=kept.job_status,
-        job_outcome=kept.job_outcome,
-    )
+    times = {name: instant(getattr(kept, name)) for name in ("at", "due_at", "settled_at")}
+    return viewed(DecisionView, kept.decision, kept, **times)

@@ -1,16 +1,20 @@
 """Queries of models: their list, their details, their performance."""
 
+from dataclasses import dataclass
+from functools import partial
+
 import msgspec
+from msgspec.structs import asdict
 
 from insa_anomaly.core.notification.event import rfc3339
 from insa_anomaly.core.units import DAY
 from insa_anomaly.errors import Conflict, ModelFileError, NotFound
 from insa_anomaly.ports.anomalies import AnomalyCounts, Filter, PageCursor
 from insa_anomaly.ports.models import ModelAccuracy, ModelIndex, ModelRow
-from insa_anomaly.services.anomalies import AnomalyStore, cursor
+from insa_anomaly.services.anomalies import AnomalyStore, paged
 from insa_anomaly.services.cached import Cached
 from insa_anomaly.services.stream_view import ShadowTally, StreamView
-from insa_anomaly.services.views import Figure, Id, Instant, ModelView, model_view
+from insa_anomaly.services.views import Figure, Id, Instant, ModelView, instant, model_view, viewed
 
 LIVE_DAYS = 7
 COUNT_SECONDS = 900
@@ -133,130 +137,114 @@ class ModelFilter(msgspec.Struct, frozen=True):
 
     def admits(self, row: ModelRow) -> bool:
         """Report whether the filter admits this model."""
-        wanted, found = (
-            (self.device_id, self.metric_name, self.status),
-            (row.device_id, row.metric_name, row.status),
-        )
-        return all(want in (None, got) for want, got in zip(wanted, found, strict=True))
+        return all(want in (None, getattr(row, name)) for name, want in asdict(self).items())
 
 
+@dataclass(frozen=True)
 class ModelService:
     """Queries of models from the index on disk; only findings and feedback need the database."""
 
-    def __init__(
-        self, models: ModelIndex, stream: StreamView, findings: AnomalyStore, cached: Cached
-    ) -> None:
-        self._models = models
-        self._stream = stream
-        self._findings = findings
-        self._cached = cached
+    models: ModelIndex
+    stream: StreamView
+    findings: AnomalyStore
+    cached: Cached
 
     def page(self, wanted: ModelFilter, after: PageCursor | None, most: int) -> ModelPage:
         """Return a page of models."""
-        every = sorted(
-            (row for row in self._models.rows() if wanted.admits(row)), key=_place, reverse=True
-        )
-        rest = every if after is None else [row for row in every if _place(row) < after]
-        last = cursor(*_place(rest[most - 1])) if len(rest) > most else None
-        return ModelPage(
-            [model_view(row) for row in rest[:most]],
-            len(every),
-            sum(row.status == "active" for row in every),
-            last,
-        )
+        every = sorted(filter(wanted.admits, self.models.rows()), key=_place, reverse=True)
+        rest = [row for row in every if after is None or _place(row) < after]
+        page, last = paged(rest, most, _place)
+        active = sum(row.status == "active" for row in every)
+        return ModelPage([model_view(row) for row in page], len(every), active, last)
 
     def figures(self) -> list[ModelAccuracy]:
         """Return the assessed figures of every model that serves. Raises ModelFileError."""
-        return self._models.figures()
+        return self.models.figures()
 
     def detail(self, model_id: str) -> ModelDetail:
         """Return a model with its figures, parameters and state. Raises NotFound."""
-        row = self.row(model_id)
-        return ModelDetail(
-            model_view(row), row.figures, row.parameters, row.status, self._live_view(row)
-        )
+        row = known_model(self.models, model_id)
+        live = self._live_view(row)
+        return ModelDetail(model_view(row), row.figures, row.parameters, row.status, live)
 
     def performance(self, model_id: str, now: int) -> Performance:
         """Return a model's performance. Raises NotFound, DatabaseAway, DatabaseRefused."""
-        row = self.row(model_id)
-        view, days = model_view(row), min(float(LIVE_DAYS), max(0.0, (now - row.trained_at) / DAY))
-        tally, lately = (
-            self._findings.tally(model_id, now - LIVE_DAYS * DAY),
-            self._lately(row.device_id, now),
-        )
-        return Performance(
+        row = known_model(self.models, model_id)
+        view, tally = model_view(row), self.findings.tally(model_id, now - LIVE_DAYS * DAY)
+        unknown = "" if view.accuracy is not None else view.basis or UNKNOWN
+        return viewed(
+            Performance,
+            view,
             model_id=row.id,
-            accuracy=view.accuracy,
-            false_positive_rate=view.false_positive_rate,
-            true_positive_rate=view.true_positive_rate,
-            basis=view.basis,
-            reason=str(
-                row.figures.get("reason")
-                or ("" if view.accuracy is not None else view.basis or UNKNOWN)
-            ),
+            reason=str(row.figures.get("reason") or unknown),
             last_trained=view.trained_at,
             figures=row.figures,
-            live=LiveRate(
-                round(days, 3),
-                tally.anomalies,
-                tally.episodes,
-                tally.episodes / days if days > 0 else None,
-                lately,
-            ),
+            live=self._live_rate(row, tally, now),
             feedback=_precision(tally),
-            versions=[_version(model_view(one)) for one in self._models.of_series(row.key)],
+            versions=[
+                viewed(VersionView, model_view(one)) for one in self.models.of_series(row.key)
+            ],
         )
 
     def comparison(self, model_id: str) -> ShadowComparison:
         """Return the comparison of a shadow with the serving version. Raises NotFound, Conflict."""
-        row = self.row(model_id)
-        if row.status != "shadow":
-            raise Conflict(f"model {model_id} is {row.status}, and scores nothing along")
-        found = self._stream.compared(row.key)
-        begun = (
-            found
-            if found is not None and found.shadow_id == model_id
-            else ShadowTally(
-                shadow_id=model_id,
-                since=0,
-                newest=0,
-                readings=0,
-                anomalies=0,
-                shadow_anomalies=0,
-                both=0,
-                episodes=0,
-                shadow_episodes=0,
-                champions=1,
-            )
-        )
-        return _comparison(begun, self._models.active().get(row.key))
+        row = known_model(self.models, model_id)
+        check_shadow(row)
+        found = self.stream.compared(row.key)
+        if found is None or found.shadow_id != model_id:
+            found = ShadowTally(model_id)  # nothing is scored yet
+        return _comparison(found, self.models.active().get(row.key))
 
-    def row(self, model_id: str) -> ModelRow:
-        """Return a model by its id. Raises NotFound."""
-        try:
-            return self._models.row(model_id)
-        except ModelFileError as error:
-            raise NotFound(f"there is no model {model_id}") from error
+    def _live_rate(self, row: ModelRow, tally: AnomalyCounts, now: int) -> LiveRate:
+        days = live_days(row.trained_at, now)
+        a_day = ratio(tally.episodes, days)
+        lately = self._lately(row.device_id, now)
+        return LiveRate(round(days, 3), tally.anomalies, tally.episodes, a_day, lately)
 
     def _lately(self, device_id: str, now: int) -> int:
         wanted = Filter(device_id=device_id, since=now - DAY)
+        count = partial(self.findings.count_anomalies, wanted)
         name = f"ml:anomalies:{device_id}:count:24h"
-        return self._cached.count(
-            "anomaly_count", name, COUNT_SECONDS, lambda: self._findings.count_anomalies(wanted)
-        )
+        return self.cached.count("anomaly_count", name, COUNT_SECONDS, count)
 
     def _live_view(self, row: ModelRow) -> LiveView | None:
-        standing = self._stream.status(row.key)
+        standing = self.stream.status(row.key)
         if standing is None:
             return None
-        newest = None if standing.newest is None else rfc3339(standing.newest)
-        return LiveView(
-            standing.state,
-            standing.readings,
-            newest,
-            standing.model_id == row.id,
-            standing.in_episode,
-        )
+        newest, serving = instant(standing.newest), standing.model_id == row.id
+        return viewed(LiveView, standing, newest=newest, serving=serving)
+
+
+def known_model(models: ModelIndex, model_id: str) -> ModelRow:
+    """Return a model by its id. Raises NotFound."""
+    try:
+        return models.row(model_id)
+    except ModelFileError as error:
+        raise NotFound(f"there is no model {model_id}") from error
+
+
+def kept_model(models: ModelIndex, model_id: str) -> ModelRow:
+    """Return a model that has its files. Raises NotFound, Conflict."""
+    row = known_model(models, model_id)
+    if row.status == "deleted":
+        raise Conflict(f"model {model_id} is deleted")
+    return row
+
+
+def check_shadow(row: ModelRow) -> None:
+    """Raise Conflict unless the model scores along."""
+    if row.status != "shadow":
+        raise Conflict(f"model {row.id} is {row.status}, and scores nothing along")
+
+
+def live_days(since: int, now: int) -> float:
+    """Return the days since then, `LIVE_DAYS` at most."""
+    return min(float(LIVE_DAYS), max(0.0, (now - since) / DAY))
+
+
+def ratio(part: int, whole: float) -> float | None:
+    """Return `part / whole`; None for a part of no whole."""
+    return part / whole if whole > 0 else None
 
 
 def _place(row: ModelRow) -> PageCursor:
@@ -265,43 +253,25 @@ def _place(row: ModelRow) -> PageCursor:
 
 def _comparison(found: ShadowTally, champion_id: str | None) -> ShadowComparison:
     days = (found.newest - found.since) / DAY
-    differ = found.anomalies + found.shadow_anomalies - 2 * found.both
+    readings, differ = found.readings, found.anomalies + found.shadow_anomalies - 2 * found.both
     return ShadowComparison(
         model_id=found.shadow_id,
         champion_id=champion_id,
         champion_versions=found.champions,
-        since=rfc3339(found.since) if found.readings else None,
-        newest=rfc3339(found.newest) if found.readings else None,
-        readings=found.readings,
-        champion=_side(found.anomalies, found.episodes, found.readings, days),
-        shadow=_side(found.shadow_anomalies, found.shadow_episodes, found.readings, days),
+        since=rfc3339(found.since) if readings else None,
+        newest=rfc3339(found.newest) if readings else None,
+        readings=readings,
+        champion=_side(found.anomalies, found.episodes, readings, days),
+        shadow=_side(found.shadow_anomalies, found.shadow_episodes, readings, days),
         both_anomalous=found.both,
-        agreement=1.0 - differ / found.readings if found.readings else None,
+        agreement=1.0 - differ / readings if readings else None,
     )
 
 
 def _side(anomalies: int, episodes: int, readings: int, days: float) -> Side:
-    return Side(
-        anomalies,
-        anomalies / readings if readings else None,
-        episodes,
-        episodes / days if days > 0 else None,
-    )
+    return Side(anomalies, ratio(anomalies, readings), episodes, ratio(episodes, days))
 
 
 def _precision(tally: AnomalyCounts) -> Precision:
     said = tally.confirmed + tally.dismissed
-    return Precision(tally.confirmed, tally.dismissed, tally.confirmed / said if said else None)
-
-
-def _version(view: ModelView) -> VersionView:
-    return VersionView(
-        id=view.id,
-        version=view.version,
-        status=view.status,
-        trained_at=view.trained_at,
-        training_samples=view.training_samples,
-        accuracy=view.accuracy,
-        false_positive_rate=view.false_positive_rate,
-        reason=view.reason,
-    )
+    return Precision(tally.confirmed, tally.dismissed, ratio(tally.confirmed, said))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from math import isfinite
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from insa_anomaly.instrumentation.admin_port import predictions_given
 from insa_anomaly.ports.keys import Key
 from insa_anomaly.ports.models import ModelIndex
 from insa_anomaly.services.stream_view import ServingModel, StreamView
-from insa_anomaly.services.views import Id
+from insa_anomaly.services.views import Id, viewed
 
 ATTEMPTS = 5  # plenty, because a model is swapped once a day
 AT_ONCE = 256  # values; between two parts of this size the stream has its turn
@@ -95,47 +96,29 @@ def _part(stream: StreamView, serving: ServingModel, values: Floats) -> Iterator
         return found
 
     said = detector.foresee(serving.state, serving.learnt, forest, values)
-    columns = (
-        column.tolist() for column in (values, said.score, said.expected, said.lower, said.upper)
-    )
-    for value, score, *band in zip(*columns, strict=True):
-        yield Prediction(
-            value, score < 0, score, abs(score), *(one if isfinite(one) else None for one in band)
-        )
+    columns = (values, said.score, said.expected, said.lower, said.upper)
+    for value, score, *band in zip(*(column.tolist() for column in columns), strict=True):
+        known = (one if isfinite(one) else None for one in band)
+        yield Prediction(value, score < 0, score, abs(score), *known)
 
 
+@dataclass
 class PredictionService:
     """Predictions from the stream.
 
     `a_minute` is the number of predictions a minute for a key without a limit of its own.
     """
 
-    def __init__(
-        self, stream: StreamView, models: ModelIndex, limit: RateLimit, a_minute: int
-    ) -> None:
-        self._stream = stream
-        self._models = models
-        self._limit = limit
-        self._a_minute = a_minute
-
-    def adjust(self, a_minute: int) -> None:
-        """Set the predictions a minute for a key without a limit of its own."""
-        self._a_minute = a_minute
+    stream: StreamView
+    models: ModelIndex
+    limit: RateLimit
+    a_minute: int
 
     def predict(self, key: Key, series: SeriesKey, value: float) -> PredictionAnswer:
         """Score a value as the next reading. Raises TooMany, NotFound, Conflict."""
-        said, found = self._foresee(key, series, [value])
-        one = said[0]
-        return PredictionAnswer(
-            is_anomaly=one.is_anomaly,
-            score=one.score,
-            confidence=one.confidence,
-            expected=one.expected,
-            lower=one.lower,
-            upper=one.upper,
-            model_id=found.model_id,
-            model_version=found.model_version,
-        )
+        (said,), found = self._foresee(key, series, [value])
+        model_id, version = found.model_id, found.model_version
+        return viewed(PredictionAnswer, said, model_id=model_id, model_version=version)
 
     def predict_many(self, key: Key, series: SeriesKey, values: Sequence[float]) -> BatchAnswer:
         """Score several values, each as the next reading.
@@ -143,15 +126,14 @@ class PredictionService:
         Raises TooLarge, TooMany, NotFound, Conflict.
         """
         said, found = self._foresee(key, series, values)
-        return BatchAnswer(
-            said, sum(one.is_anomaly for one in said), found.model_id, found.model_version
-        )
+        count = sum(one.is_anomaly for one in said)
+        return BatchAnswer(said, count, found.model_id, found.model_version)
 
     def _foresee(
         self, key: Key, series: SeriesKey, values: Sequence[float]
     ) -> tuple[list[Prediction], ServingModel]:
         self._take(key, len(values))
-        found = foreseen(self._stream, series, np.array(values, np.float64))
+        found = foreseen(self.stream, series, np.array(values, np.float64))
         if found is None:
             raise self._hindrance(series)
         said, serving = found
@@ -159,18 +141,18 @@ class PredictionService:
         return said, serving
 
     def _take(self, key: Key, count: int) -> None:
-        a_minute = key.predictions_a_minute or self._a_minute
+        a_minute = key.predictions_a_minute or self.a_minute
         if count > a_minute:
             raise TooLarge(
                 f"{count} values in one request; this key may have {a_minute} predictions a minute"
             )
-        wait = self._limit.take(key.id, count, a_minute)
+        wait = self.limit.take(key.id, count, a_minute)
         if wait is not None:
             raise TooMany(f"this key may have {a_minute} predictions a minute", wait)
 
     def _hindrance(self, series: SeriesKey) -> NotFound | Conflict:
-        name, standing = "/".join(series), self._stream.status(series)
-        rows = self._models.of_series(series)
+        name, standing = "/".join(series), self.stream.status(series)
+        rows = self.models.of_series(series)
         if standing is None and not rows:
             return NotFound(f"there is no series {name}: it has never reported")
         if rows and rows[0].status == "disabled":
@@ -179,6 +161,5 @@ class PredictionService:
             return Conflict(
                 f"the window of {name} is not full yet: its model says nothing before that"
             )
-        return Conflict(
-            f"{name} is still collecting readings for a first model: {standing.readings} so far"
-        )
+        count = standing.readings
+        return Conflict(f"{name} is still collecting readings for a first model: {count} so far")

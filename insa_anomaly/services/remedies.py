@@ -4,11 +4,12 @@ A model is retrained, put aside or removed; a notice reports the decision.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
 from insa_anomaly.core.notification.notice import Notice
-from insa_anomaly.core.operations.model_health import notice
+from insa_anomaly.core.operations.model_health import Decision, notice
 from insa_anomaly.core.reading.series_key import SeriesKey
 from insa_anomaly.errors import Conflict, NotFound, TooMany
 from insa_anomaly.instrumentation.model_health import health_acted
@@ -33,6 +34,7 @@ class Decided(Protocol):
         """Record that the decision is carried out, or void."""
 
 
+@dataclass(frozen=True)
 class Remedies:
     """Execution of decisions.
 
@@ -40,26 +42,12 @@ class Remedies:
     changes are recognised.
     """
 
-    def __init__(
-        self,
-        decided: Decided,
-        models: ModelIndex,
-        jobs: JobService,
-        changes: ModelChangeService,
-        *,
-        audit: Audit,
-        tell: Callable[[Notice], None],
-    ) -> None:
-        """Take `tell`, which stores a notice until it is published.
-
-        `tell` may raise StateUnwritable.
-        """
-        self._decided = decided
-        self._models = models
-        self._jobs = jobs
-        self._changes = changes
-        self._audit = audit
-        self._tell = tell
+    decided: Decided
+    models: ModelIndex
+    jobs: JobService
+    changes: ModelChangeService
+    audit: Audit
+    tell: Callable[[Notice], None]  # stores a notice until it is published, or StateUnwritable
 
     def step(self, instance: UUID, now: int) -> int:
         """Carry out the decisions that are due, and return how many are settled.
@@ -68,7 +56,7 @@ class Remedies:
         wait.
         """
         settled = 0
-        for one in self._decided.due(instance, now, AT_ONCE):
+        for one in self.decided.due(instance, now, AT_ONCE):
             try:
                 done = self._carry_out(one, now)
             except TooMany:
@@ -79,48 +67,34 @@ class Remedies:
     def _carry_out(self, kept: KeptDecision, now: int) -> bool:
         one = kept.decision
         if one.kind in {"escalate", "recover"}:
-            self._audit.write(
-                _author(kept).change(
-                    f"health.{one.kind}", one.model_id or one.instance or "", None, one
-                )
-            )
+            subject = one.model_id or one.instance or ""
+            self.audit.write(_author(kept).change(f"health.{one.kind}", subject, None, one))
             return self._settled(kept, "told", None, now)
-        row = self._row(kept)
+        row = self._row(one)
         if row is None:
             if one.instance is None:
                 return False  # another daemon may have the model
-            self._decided.settle(kept.id, "void", "there is no such model any more", None, now)
+            self.decided.settle(kept.id, "void", "there is no such model any more", None, now)
             return True
         try:
             outcome, job_id = self._changed(kept, row, now)
         except (Conflict, NotFound) as error:
-            self._decided.settle(kept.id, "void", str(error), None, now)
+            self.decided.settle(kept.id, "void", str(error), None, now)
             return True
         return self._settled(kept, outcome, job_id, now)
 
-    def _row(self, kept: KeptDecision) -> ModelRow | None:
+    def _row(self, one: Decision) -> ModelRow | None:
         """Return the model that serves the series by now, which may be a later refit.
 
         For a cleanup, return the idle model itself.
         """
-        one = kept.decision
-        found = self._models.of_series(SeriesKey(one.device_id, one.metric_name))
+        found = self.models.of_series(SeriesKey(one.device_id, one.metric_name))
         if one.kind == "clean_up":
-            return next(
-                (
-                    row
-                    for row in found
-                    if row.id == one.model_id and row.status not in {"active", "shadow", "deleted"}
-                ),
-                None,
-            )
-        serving = next((row for row in found if row.status == "active"), None)
-        put_aside = (
-            next((row for row in found if row.status == "disabled"), None)
-            if one.kind == "disable"
-            else None
-        )
-        return serving or put_aside  # disabled already, but not reported
+            idle = (row for row in found if row.status not in {"active", "shadow", "deleted"})
+            return next((row for row in idle if row.id == one.model_id), None)
+        newest = {row.status: row for row in reversed(found)}
+        # A model may be disabled already, but not reported.
+        return newest.get("active") or (newest.get("disabled") if one.kind == "disable" else None)
 
     def _changed(self, kept: KeptDecision, row: ModelRow, now: int) -> tuple[str, str | None]:
         """Change the model; return the outcome and the job it led to.
@@ -130,24 +104,24 @@ class Remedies:
         one, author = kept.decision, _author(kept)
         match one.kind:
             case "retrain":
-                job = self._jobs.retrain(row.id, author, now)
+                job = self.jobs.retrain(row.id, author, now)
                 return f"queued: job {job.job_id}", job.job_id
             case "disable":
                 if row.status != "disabled":
-                    self._changes.put_aside(row.id, "disabled", one.reason, author)
+                    self.changes.put_aside(row.id, "disabled", one.reason, author)
                 return f"version {row.version} is disabled", None
             case "retire":
-                self._changes.put_aside(row.id, "archived", one.reason, author)
+                self.changes.put_aside(row.id, "archived", one.reason, author)
                 return f"version {row.version} is archived", None
             case _:
-                self._changes.delete(row.id, author)
+                self.changes.delete(row.id, author)
                 return f"version {row.version} is deleted", None
 
     def _settled(self, kept: KeptDecision, outcome: str, job_id: str | None, now: int) -> bool:
         said = notice(kept.id, kept.decision, kept.at)
         if said is not None:
-            self._tell(said)
-        self._decided.settle(kept.id, "done", outcome, job_id, now)
+            self.tell(said)
+        self.decided.settle(kept.id, "done", outcome, job_id, now)
         health_acted(kept.decision, outcome)
         return True
 

@@ -118,11 +118,7 @@ class StreamClient:
         self._ask(Interrupt(job_id), None)
 
     def post(self, topic: str, payload: bytes) -> bool:
-        """Write a message to the log.
-
-        Returns True once the message is on disk, False if there was no room or no disk for too
-        long.
-        """
+        """Write a message to the log, and report whether it is on disk, as `Inlet.post` does."""
         answer = self._carry_post(self._encode(IngestMessage(topic, payload)), POST_SECONDS)
         return msgspec.msgpack.decode(answer, type=bool)
 

@@ -40,15 +40,15 @@ class ShadowTally(msgspec.Struct, frozen=True):
     """
 
     shadow_id: str
-    since: int
-    newest: int
-    readings: int
-    anomalies: int
-    shadow_anomalies: int
-    both: int
-    episodes: int
-    shadow_episodes: int
-    champions: int  # versions that served meanwhile
+    since: int = 0
+    newest: int = 0
+    readings: int = 0
+    anomalies: int = 0
+    shadow_anomalies: int = 0
+    both: int = 0
+    episodes: int = 0
+    shadow_episodes: int = 0
+    champions: int = 1  # versions that served meanwhile
 
 
 class StreamView(Protocol):

@@ -1,6 +1,7 @@
 """Readings over HTTP: the same forms and the same log as over MQTT; answered once on disk."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Protocol
 
@@ -36,14 +37,14 @@ class Inlet(Protocol):
         """
 
 
+@dataclass(frozen=True)
 class TelemetryService:
     """Intake of readings over HTTP; `parser` must know `SUBSCRIPTIONS`."""
 
-    def __init__(self, parser: Parser, inlet: Inlet, clock: Callable[[], int]) -> None:
-        self._parser = parser
-        self._inlet = inlet
-        self._clock = clock
-        self._parsing = Lock()
+    parser: Parser
+    inlet: Inlet
+    clock: Callable[[], int]
+    _parsing: Lock = field(init=False, default_factory=Lock)
 
     def take(
         self, device_id: str | None, metric_name: str | None, payload: bytes
@@ -54,10 +55,10 @@ class TelemetryService:
         """
         topic = "/".join(filter(None, (ROOT, device_id, metric_name)))
         with self._parsing:
-            readings = self._parser.parse(Raw(topic, payload, self._clock()))
+            readings = self.parser.parse(Raw(topic, payload, self.clock()))
         if isinstance(readings, Rejected):
             return readings
-        if not self._inlet.post(topic, payload):
+        if not self.inlet.post(topic, payload):
             raise LogBroken(
                 "the log takes nothing at the moment; what was sent may be in it or not,"
                 " so send it again with its id"

@@ -8,7 +8,7 @@ fit. The module loads scikit-learn, so it is imported late.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, ParamSpec, Protocol, TypeVar
 from uuid import uuid4
 
 import numpy as np
@@ -32,6 +32,8 @@ from insa_anomaly.ports.history import History
 from insa_anomaly.ports.models import ModelRow
 
 M = TypeVar("M", bound=LearntModel)
+P = ParamSpec("P")
+R = TypeVar("R")
 Kind = Literal["anew", "refit"]  # of training
 _EVER = -(2**53)  # microseconds: before any reading
 
@@ -131,12 +133,9 @@ class SeriesTraining:
 
     def learner(self, key: SeriesKey, _: TrainingData, version: int) -> SeriesLearner:
         """Return a learner for the next version."""
+        name = str(uuid4())
         return SeriesLearner(
-            key=key,
-            id=str(uuid4()),
-            version=version,
-            parameters=self.parameters,
-            policy=self.policy,
+            key=key, id=name, version=version, parameters=self.parameters, policy=self.policy
         )
 
     def check(self, _: Model) -> None:
@@ -164,10 +163,8 @@ class DeviceTraining:
             one.metric_name for one in history.series() if one.device_id == key.device_id
         )
         if len(names) < FEWEST_METRICS:
-            raise TrainingError(
-                f"{len(names)} metrics are recorded of {key.device_id}; "
-                f"at least {FEWEST_METRICS} are needed"
-            )
+            few = f"{len(names)} metrics are recorded of {key.device_id}"
+            raise TrainingError(f"{few}; at least {FEWEST_METRICS} are needed")
         columns = [SeriesKey(key.device_id, name) for name in names]
         since, found = _recorded(columns, history, now, self.parameters)
         times, values = _rows(found, self.tolerance * 1e6)
@@ -192,9 +189,8 @@ class DeviceTraining:
     def check(self, model: DeviceModel) -> None:
         """Raise TrainingError if too few metrics report together."""
         if len(model.metrics) < FEWEST_METRICS:
-            raise TrainingError(
-                f"fewer than {FEWEST_METRICS} metrics of {model.device_id} report together"
-            )
+            few = f"fewer than {FEWEST_METRICS} metrics of {model.device_id}"
+            raise TrainingError(f"{few} report together")
 
 
 @dataclass(frozen=True)
@@ -243,10 +239,8 @@ class TrainingService:
 
         Yields the model, or the reason why there is none, and the seconds that the training took.
         """
-        tasks = (
-            partial(_attempt, key, self._prepared(key, history, now, scope), self.clock)
-            for key in keys
-        )
+        prepared = ((key, _or_reason(self.task, key, history, now, scope)) for key in keys)
+        tasks = (partial(_attempt, key, task, self.clock) for key, task in prepared)
         left = dict.fromkeys(keys)
         try:
             for outcome in workers.run(tasks):
@@ -255,29 +249,17 @@ class TrainingService:
         except TrainingError as error:  # the workers are gone
             yield from ((key, str(error), 0.0) for key in left)
 
-    def _prepared(
-        self, key: SeriesKey, history: History, now: int, scope: Scope
-    ) -> TrainingTask[Any] | str:
-        try:
-            return self.task(key, history, now, scope)
-        except InsaError as error:
-            return str(error)
-
     def _stored(self, outcome: TaskOutcome, now: int) -> ModelRow | str:
         if isinstance(outcome.found, str):
             return outcome.found
-        try:
-            return self._keep(outcome.key, outcome.found, now)
-        except InsaError as error:
-            return str(error)
+        return _or_reason(self._keep, outcome.key, outcome.found, now)
 
     def _trained(self, key: SeriesKey, task: TrainingTask[Any], now: int) -> ModelRow:
         self.on_progress(20)
         challenger = task.run()
         self.on_progress(90)
-        return self._keep(
-            key, challenger, now, self._subject(key).refit_kind if task.refit else "anew"
-        )
+        training = self._subject(key).refit_kind if task.refit else "anew"
+        return self._keep(key, challenger, now, training)
 
     def _keep(
         self, key: SeriesKey, challenger: Challenge[Any], now: int, training: Kind = "anew"
@@ -298,13 +280,18 @@ class TrainingService:
         return Past(champion, self._subject(key).alarmed(key, history, int(data.times.min())))
 
 
+def _or_reason(make: Callable[P, R], *given: P.args, **named: P.kwargs) -> R | str:
+    """Return the result of `make`, or the reason why there is none."""
+    try:
+        return make(*given, **named)
+    except InsaError as error:
+        return str(error)
+
+
 def _attempt(key: SeriesKey, task: TrainingTask[Any] | str, clock: Clock) -> TaskOutcome:
     """Run a task in a worker; a text states why there is no task."""
     began = clock.monotonic()
-    try:
-        found = task if isinstance(task, str) else task.run()
-    except InsaError as error:
-        found = str(error)
+    found = task if isinstance(task, str) else _or_reason(task.run)
     return TaskOutcome(key, found, clock.monotonic() - began)
 
 
@@ -328,14 +315,9 @@ def _rows(columns: Sequence[tuple[Ints, Floats]], tolerance: float) -> tuple[Int
     column = np.repeat(np.arange(len(columns)), [len(times) for times, _ in columns])
     times, values = (np.concatenate([one[place] for one in columns]) for place in (0, 1))
     order = np.argsort(times, kind="stable")
-    state, rows = alignment.align(
-        alignment.empty(len(columns)),
-        column[order],
-        times[order],
-        values[order],
-        np.zeros(len(order), np.bool_),
-        tolerance=tolerance,
-    )
+    column, times, values = column[order], times[order], values[order]
+    empty, historical = alignment.empty(len(columns)), np.zeros(len(order), np.bool_)
+    state, rows = alignment.align(empty, column, times, values, historical, tolerance=tolerance)
     last = alignment.waiting(state)
     return np.concatenate((rows.times, last.times)), np.concatenate((rows.values, last.values))
 

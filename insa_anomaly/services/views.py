@@ -1,9 +1,10 @@
 """Models, anomalies and episodes as callers see them: times as RFC 3339, unknown values as null."""
 
 from math import isfinite
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import msgspec
+from msgspec.structs import asdict
 
 from insa_anomaly.core.notification.event import Anomaly, Episode, Reason, rfc3339
 from insa_anomaly.ports.anomalies import Feedback
@@ -82,73 +83,48 @@ class EpisodeView(msgspec.Struct, frozen=True):
     feedback: FeedbackView | None
 
 
+V = TypeVar("V", bound=msgspec.Struct)
+
+
+def viewed(kind: type[V], *stored: msgspec.Struct, **told: Any) -> V:  # noqa: ANN401 - fields
+    """Return a view: its fields are `told`, or else the fields of this name that are `stored`."""
+    found = {name: value for one in stored for name, value in asdict(one).items()} | told
+    return kind(**{name: found[name] for name in kind.__struct_fields__})
+
+
+def instant(micros: int | None) -> str | None:
+    """Return a time in microseconds as RFC 3339."""
+    return None if micros is None else rfc3339(micros)
+
+
 def model_view(row: ModelRow) -> ModelView:
     """Return a row of the index as callers see it."""
-    return ModelView(
-        id=row.id,
-        device_id=row.device_id,
-        metric_name=row.metric_name,
+    figure = row.figures.get
+    return viewed(
+        ModelView,
+        row,
         model_type="isolation_forest",
-        version=row.version,
-        status=row.status,
-        threshold=row.threshold,
-        accuracy=_number(row.accuracy, row.figures.get("accuracy")),
-        false_positive_rate=_number(
-            row.false_positive_rate, row.figures.get("false_positive_rate")
-        ),
-        true_positive_rate=_number(row.figures.get("true_positive_rate")),
-        basis=_word(row.figures.get("basis")),
-        training_samples=row.training_samples,
+        accuracy=_number(row.accuracy, figure("accuracy")),
+        false_positive_rate=_number(row.false_positive_rate, figure("false_positive_rate")),
+        true_positive_rate=_number(figure("true_positive_rate")),
+        basis=_word(figure("basis")),
         trained_at=rfc3339(row.trained_at),
-        model_path=row.model_path,
-        sha256=row.sha256,
-        reason=row.reason,
     )
 
 
 def anomaly_view(one: Anomaly) -> AnomalyView:
     """Return a recorded anomaly as callers see it."""
-    return AnomalyView(
-        id=one.id,
-        device_id=one.device_id,
-        metric_name=one.metric_name,
-        timestamp=rfc3339(one.timestamp),
-        value=one.value,
-        score=one.score,
-        confidence=one.confidence,
-        raw_score=_number(one.raw_score),
-        expected=_number(one.expected),
-        lower=_number(one.lower),
-        upper=_number(one.upper),
-        reasons=one.reasons,
-        model_id=one.model_id,
-        model_version=one.model_version,
-        episode_id=one.episode_id,
-        historical=one.historical,
-    )
+    names = ("raw_score", "expected", "lower", "upper")
+    numbers = {name: _number(getattr(one, name)) for name in names}
+    return viewed(AnomalyView, one, timestamp=rfc3339(one.timestamp), **numbers)
 
 
 def episode_view(one: Episode, feedback: Feedback | None) -> EpisodeView:
     """Return a recorded episode as callers see it."""
-    return EpisodeView(
-        id=one.id,
-        device_id=one.device_id,
-        metric_name=one.metric_name,
-        model_id=one.model_id,
-        model_version=one.model_version,
-        started_at=rfc3339(one.started_at),
-        updated_at=rfc3339(one.updated_at),
-        closed_at=None if one.closed_at is None else rfc3339(one.closed_at),
-        readings=one.readings,
-        peak_confidence=one.peak_confidence,
-        historical=one.historical,
-        feedback=None if feedback is None else feedback_view(feedback),
-    )
-
-
-def feedback_view(one: Feedback) -> FeedbackView:
-    """Return an operator's verdict as callers see it."""
-    return FeedbackView(one.verdict, one.note, one.given_by, rfc3339(one.given_at))
+    names = ("started_at", "updated_at", "closed_at")
+    times = {name: instant(getattr(one, name)) for name in names}
+    verdict = feedback and viewed(FeedbackView, feedback, given_at=rfc3339(feedback.given_at))
+    return viewed(EpisodeView, one, **times, feedback=verdict)
 
 
 def _number(*said: Figure) -> float | None:

@@ -176,7 +176,7 @@ def test_a_key_ends_by_itself(office: Office) -> None:
     begin = now()
     _, token = office.service.create(Wish("brief", [Permission.READ], 1000), "tests", begin)
     for at, expected in ((begin + 999, None), (begin + 1000, Denied.EXPIRED)):
-        found = KeyRing(office.service._keys, SettableClock(at)).authenticate(token)
+        found = KeyRing(office.service.keys, SettableClock(at)).authenticate(token)
         assert (found if isinstance(found, Denied) else None) is expected
 
 
@@ -209,7 +209,7 @@ def test_known_keys_are_good_while_the_database_is_away(office: Office) -> None:
     office.get("/api/v1/openapi.json")
     problem(office.ask("bad", "GET", "/api/v1/openapi.json"), 401)
     with pytest.raises(DatabaseRefused):
-        KeyRing(office.service._keys, SettableClock(now())).authenticate(office.tokens["read"])
+        KeyRing(office.service.keys, SettableClock(now())).authenticate(office.tokens["read"])
 
 
 def test_keys_that_cannot_be_read_are_503(office: Office) -> None:
@@ -320,7 +320,7 @@ class FrozenKeys:
 def frozen(office: Office) -> Iterator[FrozenKeys]:
     """Freeze the database behind the keys of the office."""
     office.get("/api/v1/openapi.json")
-    keys = office.ring._store = FrozenKeys(office.service._keys)  # type: ignore[assignment]
+    keys = office.ring._store = FrozenKeys(office.service.keys)  # type: ignore[assignment]
     office.ring._read_at -= 1.0  # an unknown key is worth a query again
     keys.frozen.set()
     yield keys

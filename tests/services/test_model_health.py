@@ -406,7 +406,7 @@ def test_one_at_a_time(clinic: Clinic, database: str) -> None:
 
 def test_no_hour_no_daily_run(clinic: Clinic) -> None:
     """A service without an hour has no daily run, but runs by hand."""
-    by_hand = HealthService(clinic.tables, clinic.service._audit, Limits(), None, SettableClock())
+    by_hand = HealthService(clinic.tables, clinic.service.audit, Limits(), None, SettableClock())
     assert by_hand.run_due(NOW) is None
     assert by_hand.run(ALL, BOB, NOW).models == 0
 
