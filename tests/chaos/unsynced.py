@@ -14,7 +14,7 @@ def install() -> None:
     """Open every connection to the log with synchronous=NORMAL."""
     connect = LogFile._connect
 
-    def lax(self: LogFile, synchronous: str) -> sqlite3.Connection:
+    def lax(self: LogFile, synchronous: str = "FULL") -> sqlite3.Connection:
         del synchronous
         return connect(self, "NORMAL")
 
