@@ -17,10 +17,7 @@ T = TypeVar("T")
 
 
 class AnomalyStore(Protocol):
-    """Recorded anomalies, episodes and feedback.
-
-    Any call may raise DatabaseAway or DatabaseRefused.
-    """
+    """Anomalies, episodes and feedback. Any call may raise DatabaseAway or DatabaseRefused."""
 
     def anomalies(self, wanted: Filter, after: PageCursor | None, most: int) -> list[Anomaly]:
         """Return at most `most` anomalies that the filter admits, newest first, after a place."""
@@ -40,10 +37,7 @@ class AnomalyStore(Protocol):
         """Count the findings of this model since `since`, and the feedback on all its episodes."""
 
     def confidences(self, key: SeriesKey, since: int, most: int) -> list[tuple[int, float]]:
-        """Return (time, confidence) of the series' anomalies since `since`, in time order.
-
-        At most `most` anomalies are returned.
-        """
+        """Return (time, confidence) of at most `most` anomalies since `since`, in time order."""
 
     def say(self, episode_id: str, feedback: Feedback) -> None:
         """Store an operator's feedback on an episode, in place of earlier feedback."""

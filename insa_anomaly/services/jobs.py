@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
-from math import isfinite
 from threading import BoundedSemaphore
 from typing import Any, Literal, Protocol
 from uuid import uuid4
@@ -22,7 +21,7 @@ from insa_anomaly.services.anomalies import paged
 from insa_anomaly.services.audit import Audit, Author
 from insa_anomaly.services.models import kept_model
 from insa_anomaly.services.stream_view import StreamView
-from insa_anomaly.services.views import Figure, Id, Instant, instant, model_view, viewed
+from insa_anomaly.services.views import Figure, Id, Instant, instant, model_view, number, viewed
 
 ENDED = frozenset({"done", "failed", "cancelled"})
 WAITING_CALLERS = 4  # callers that may wait at a time; the others get the job unfinished
@@ -45,10 +44,7 @@ class Jobs(Protocol):
         """Return every series with recorded readings."""
 
     def add(self, job: Job, most: int) -> None:
-        """Queue a job.
-
-        Raises Conflict if its series has a job, TooMany if `most` jobs are queued.
-        """
+        """Queue a job. Raises Conflict if its series has a job, TooMany if `most` jobs wait."""
 
     def one(self, job_id: str) -> Job:
         """Return a job by its id. Raises NotFound."""
@@ -196,10 +192,7 @@ class JobService:
         return self.one(job_id)
 
     def wait(self, job: JobView) -> JobView:
-        """Return the job once it has ended, or as it is after some seconds.
-
-        Returns at once if many callers wait already.
-        """
+        """Return the job once ended, or as it is: after some seconds, or if many callers wait."""
         if not self._callers.acquire(blocking=False):
             return job
         try:
@@ -294,11 +287,7 @@ def promotion_of(challenger: ModelRow) -> Promotion:
     Both versions were assessed on the same holdout with the same faults: the difference of figures
     from two holdouts would be a difference of holdouts.
     """
-    measured, unknown = (
-        challenger.figures.get(name) for name in ("improvement_percentage", "improvement_unknown")
-    )
-    improvement = None
-    if isinstance(measured, int | float) and isfinite(measured):
-        improvement = float(measured)
-    why = challenger.reason or ("" if improvement is not None else str(unknown or NOT_COMPARED))
+    improvement = number(challenger.figures.get("improvement_percentage"))
+    unknown = str(challenger.figures.get("improvement_unknown") or NOT_COMPARED)
+    why = challenger.reason or ("" if improvement is not None else unknown)
     return Promotion(not challenger.reason, improvement, why)

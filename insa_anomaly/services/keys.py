@@ -19,10 +19,6 @@ _STALE_SECONDS = 30.0  # since the last attempt to read the keys; older ones are
 _SOONEST_SECONDS = 0.1  # between two queries of the database for an unknown key
 _SECRET_BYTES, _ID_BYTES = 32, 6
 _USED_EVERY = 60_000_000  # microseconds between two records of the use of a key
-_IMPLIED = {
-    "admin": frozenset({"admin", "ml:read", "ml:write", "telemetry:write"}),
-    "ml:write": frozenset({"ml:write", "ml:read"}),
-}
 
 
 class Permission(StrEnum):
@@ -32,6 +28,9 @@ class Permission(StrEnum):
     WRITE = "ml:write"
     TELEMETRY = "telemetry:write"
     ADMIN = "admin"
+
+
+_IMPLIED = {"admin": frozenset(Permission), "ml:write": frozenset({"ml:write", "ml:read"})}
 
 
 class Denied(StrEnum):
@@ -126,11 +125,8 @@ class KeyRing:
         if not _id(token):
             return True
         age = self.clock.monotonic() - self._read_at
-        return (
-            self._keys is not None
-            and age < _STALE_SECONDS
-            and (_id(token) in self._keys or age < _SOONEST_SECONDS)
-        )
+        known = self._keys is not None and _id(token) in self._keys
+        return self._keys is not None and age < (_STALE_SECONDS if known else _SOONEST_SECONDS)
 
     def authenticate(self, token: str) -> Key | Denied:
         """Return the key of this token, or the reason of its denial.

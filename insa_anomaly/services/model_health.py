@@ -14,25 +14,10 @@ from uuid import uuid4
 import msgspec
 
 from insa_anomaly.core.notification.event import rfc3339
-from insa_anomaly.core.operations.model_health import (
-    DAY,
-    TASK,
-    Action,
-    Decision,
-    Finding,
-    HealthIssue,
-    Idle,
-    Limits,
-    ModelCondition,
-    ScoringPace,
-    decide,
-    examine,
-    judge_idle,
-    judge_pace,
-    pace_seconds,
-    slot,
-)
+from insa_anomaly.core.operations import model_health as check
+from insa_anomaly.core.operations.model_health import TASK, Action, Decision, HealthIssue, Limits
 from insa_anomaly.core.reading.series_key import SeriesKey
+from insa_anomaly.core.units import DAY
 from insa_anomaly.errors import Conflict, NotFound
 from insa_anomaly.instrumentation.model_health import health_checked, health_decided
 from insa_anomaly.ports.anomalies import PageCursor
@@ -64,13 +49,13 @@ class Tables(Protocol):
         Models of devices count as used by their activity since `since`.
         """
 
-    def standings(self, after: SeriesKey, since: int, most: int) -> list[ModelCondition]:
+    def standings(self, after: SeriesKey, since: int, most: int) -> list[check.ModelCondition]:
         """Return the next serving models by name, with their activity since `since`."""
 
-    def paces(self, since: int) -> list[ScoringPace]:
+    def paces(self, since: int) -> list[check.ScoringPace]:
         """Return the pace of every daemon that scored since `since`."""
 
-    def idle(self, after: str, before: int, most: int) -> list[Idle]:
+    def idle(self, after: str, before: int, most: int) -> list[check.Idle]:
         """Return the next idle models by id that were last used before `before`.
 
         An idle model serves no series. Models with a pending cleanup are left out.
@@ -181,7 +166,7 @@ class _Check:
     decided: Counter[str] = field(default_factory=Counter)
     worst: list[tuple[float, int, Bad]] = field(default_factory=list)
 
-    def add(self, one: ModelCondition, found: Finding) -> None:
+    def add(self, one: check.ModelCondition, found: check.Finding) -> None:
         """Count a judged model."""
         self.models += 1
         self.found.update(str(what) for what in found)
@@ -191,7 +176,9 @@ class _Check:
         if found:
             self._keep(one, found, known)
 
-    def _keep(self, one: ModelCondition, found: Finding, accuracy: float | None) -> None:
+    def _keep(
+        self, one: check.ModelCondition, found: check.Finding, accuracy: float | None
+    ) -> None:
         """Keep the worst models: degraded or failing first, then by accuracy."""
         urgent = not {HealthIssue.DEGRADED, HealthIssue.FAILING}.isdisjoint(found)
         weight = 2.0 * urgent - (1.0 if accuracy is None else accuracy)
@@ -229,13 +216,10 @@ class HealthService:
     clock: Clock
 
     def due(self, now: int) -> int | None:
-        """Return when the pending daily run was due; None if no run is pending.
-
-        A missed run stays pending.
-        """
+        """Return when the pending daily run was due, even if missed; None if no run is pending."""
         if self.hour is None:
             return None
-        newest, last = slot(now, self.hour), self.tables.last_due(TASK)
+        newest, last = check.slot(now, self.hour), self.tables.last_due(TASK)
         return None if last is not None and last >= newest else newest
 
     def run_due(self, now: int) -> HealthReport | None:
@@ -278,7 +262,7 @@ class HealthService:
         self._models(run)
         self._others(run)
         report = self._report(run, self.clock.monotonic() - began)
-        pace = pace_seconds(run.decided["retrain"])
+        pace = check.pace_seconds(run.decided["retrain"])
         self.tables.finish(run.id, TASK, report, now, due=due, pace=pace)
         self.tables.forget(now - ACTIVITY_DAYS * DAY, now - DECISION_DAYS * DAY)
         health_checked(report.summary, report.seconds, healthy=report.healthy)
@@ -290,22 +274,22 @@ class HealthService:
         while page := self.tables.standings(after, run.now - DAY, PAGE):
             decisions: list[Decision] = []
             for one in page:
-                found = examine(one, run.actions, self.limits, run.now)
+                found = check.examine(one, run.actions, self.limits, run.now)
                 run.add(one, found)
-                decisions += decide(one, found, run.actions, self.limits, run.now)
+                decisions += check.decide(one, found, run.actions, self.limits, run.now)
             self._decided(run, decisions)
             after = SeriesKey(page[-1].device_id, page[-1].metric_name)
 
     def _others(self, run: _Check) -> None:
         """Judge the daemons, and the models that serve no series."""
         for pace in self.tables.paces(run.now - DAY):
-            found, decisions = judge_pace(pace, run.actions, self.limits, run.now)
+            found, decisions = check.judge_pace(pace, run.actions, self.limits, run.now)
             run.found.update(str(what) for what in found)
             self._decided(run, decisions)
         after, before = _FIRST_ID, run.now - int(self.limits.inactive_days * DAY)
         while Action.CLEAN_UP in run.actions and (page := self.tables.idle(after, before, PAGE)):
             run.found.update([str(HealthIssue.INACTIVE)] * len(page))
-            self._decided(run, [judge_idle(one, run.now) for one in page])
+            self._decided(run, [check.judge_idle(one, run.now) for one in page])
             after = page[-1].model_id
 
     def _decided(self, run: _Check, decisions: list[Decision]) -> None:

@@ -142,13 +142,12 @@ class PredictionService:
 
     def _take(self, key: Key, count: int) -> None:
         a_minute = key.predictions_a_minute or self.a_minute
+        limit = f"this key may have {a_minute} predictions a minute"
         if count > a_minute:
-            raise TooLarge(
-                f"{count} values in one request; this key may have {a_minute} predictions a minute"
-            )
+            raise TooLarge(f"{count} values in one request; {limit}")
         wait = self.limit.take(key.id, count, a_minute)
         if wait is not None:
-            raise TooMany(f"this key may have {a_minute} predictions a minute", wait)
+            raise TooMany(limit, wait)
 
     def _hindrance(self, series: SeriesKey) -> NotFound | Conflict:
         name, standing = "/".join(series), self.stream.status(series)

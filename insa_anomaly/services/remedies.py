@@ -97,10 +97,7 @@ class Remedies:
         return newest.get("active") or (newest.get("disabled") if one.kind == "disable" else None)
 
     def _changed(self, kept: KeptDecision, row: ModelRow, now: int) -> tuple[str, str | None]:
-        """Change the model; return the outcome and the job it led to.
-
-        Raises Conflict, NotFound, TooMany.
-        """
+        """Change the model; return the outcome and its job. Raises Conflict, NotFound, TooMany."""
         one, author = kept.decision, _author(kept)
         match one.kind:
             case "retrain":

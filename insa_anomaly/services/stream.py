@@ -64,13 +64,10 @@ class Condition(msgspec.Struct, frozen=True):
 
 
 class Carry(Protocol):
-    """Carrier of a question to the daemon and of its answer back.
-
-    Raises DaemonSilent after `seconds`.
-    """
+    """Carrier of a question to the daemon and of its answer back."""
 
     def __call__(self, question: bytes, seconds: float) -> bytes:
-        """Deliver the question and return the answer."""
+        """Deliver the question and return the answer. Raises DaemonSilent after `seconds`."""
 
 
 class StreamClient:
@@ -80,10 +77,7 @@ class StreamClient:
     """
 
     def __init__(self, ask: Carry, post: Carry) -> None:
-        """Take `ask` for questions, and `post` for messages that wait for the disk.
-
-        The two carriers are separate, so that no question waits for the disk.
-        """
+        """Take `ask` for questions, and `post` for messages: no question waits for the disk."""
         self._carry_question = ask
         self._carry_post = post
         self._encode = msgspec.msgpack.Encoder().encode
@@ -123,9 +117,8 @@ class StreamClient:
         return msgspec.msgpack.decode(answer, type=bool)
 
     def _ask(self, question: Question, form: Any) -> Any:  # noqa: ANN401 - a type and its value
-        return msgspec.msgpack.decode(
-            self._carry_question(self._encode(question), ANSWER_SECONDS), type=form
-        )
+        answer = self._carry_question(self._encode(question), ANSWER_SECONDS)
+        return msgspec.msgpack.decode(answer, type=form)
 
 
 @dataclass(frozen=True)

@@ -30,11 +30,7 @@ class Inlet(Protocol):
     """The way into the log."""
 
     def post(self, topic: str, payload: bytes) -> bool:
-        """Write a message to the log.
-
-        Returns True once the message is on disk, False if there was no room or no disk for too
-        long.
-        """
+        """Write a message; True once it is on disk, False if room or disk lacked for too long."""
 
 
 @dataclass(frozen=True)

@@ -48,10 +48,7 @@ class TrainedModelStore(Protocol):
         """Return the active model; None if there is none that can be read."""
 
     def save(self, trained: TrainedModel[Any], trained_at: int, refusal: str = "") -> ModelRow:
-        """Store the model, and make it the active model unless it is refused.
-
-        Raises ModelFileError.
-        """
+        """Store the model, as the active model unless it is refused. Raises ModelFileError."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +98,7 @@ class TaskOutcome:
 
 
 class Workers(Protocol):
-    """Processes on this machine or elsewhere.
-
-    Any call raises TrainingError if the processes are gone.
-    """
+    """Processes on this machine or elsewhere. Any call raises TrainingError if they are gone."""
 
     def run(self, tasks: Iterable[Callable[[], TaskOutcome]]) -> Iterator[TaskOutcome]:
         """Call each task and yield its outcome, in any order. Tasks are taken when needed."""
@@ -159,9 +153,8 @@ class DeviceTraining:
 
         Raises DatabaseAway, and TrainingError if fewer than two metrics are recorded.
         """
-        names = scope.metrics or tuple(
-            one.metric_name for one in history.series() if one.device_id == key.device_id
-        )
+        recorded = (one for one in history.series() if one.device_id == key.device_id)
+        names = scope.metrics or tuple(one.metric_name for one in recorded)
         if len(names) < FEWEST_METRICS:
             few = f"{len(names)} metrics are recorded of {key.device_id}"
             raise TrainingError(f"{few}; at least {FEWEST_METRICS} are needed")
@@ -324,14 +317,11 @@ def _rows(columns: Sequence[tuple[Ints, Floats]], tolerance: float) -> tuple[Int
 
 def _with_figures(challenger: Challenge[M], training: Kind) -> TrainedModel[M]:
     """Return the trained model with the outcome of the challenge among its figures."""
-    known: Figures = {
-        "improvement_percentage": challenger.improvement_percentage,
-        "improvement_unknown": challenger.unknown,
-    }
+    known: Figures = {"improvement_percentage": challenger.improvement_percentage}
+    known |= {"improvement_unknown": challenger.unknown}
     known |= {"training": training, "refusal": challenger.refusal}
-    if challenger.champion is not None:
-        known |= {
-            "predecessor_accuracy": challenger.champion.accuracy,
-            "predecessor_false_positive_rate": challenger.champion.false_positive_rate,
-        }
+    before = challenger.champion
+    if before is not None:
+        known |= {"predecessor_accuracy": before.accuracy}
+        known |= {"predecessor_false_positive_rate": before.false_positive_rate}
     return replace(challenger.trained, figures=challenger.trained.figures | known)

@@ -104,9 +104,9 @@ def model_view(row: ModelRow) -> ModelView:
         ModelView,
         row,
         model_type="isolation_forest",
-        accuracy=_number(row.accuracy, figure("accuracy")),
-        false_positive_rate=_number(row.false_positive_rate, figure("false_positive_rate")),
-        true_positive_rate=_number(figure("true_positive_rate")),
+        accuracy=number(row.accuracy, figure("accuracy")),
+        false_positive_rate=number(row.false_positive_rate, figure("false_positive_rate")),
+        true_positive_rate=number(figure("true_positive_rate")),
         basis=_word(figure("basis")),
         trained_at=rfc3339(row.trained_at),
     )
@@ -115,7 +115,7 @@ def model_view(row: ModelRow) -> ModelView:
 def anomaly_view(one: Anomaly) -> AnomalyView:
     """Return a recorded anomaly as callers see it."""
     names = ("raw_score", "expected", "lower", "upper")
-    numbers = {name: _number(getattr(one, name)) for name in names}
+    numbers = {name: number(getattr(one, name)) for name in names}
     return viewed(AnomalyView, one, timestamp=rfc3339(one.timestamp), **numbers)
 
 
@@ -127,7 +127,7 @@ def episode_view(one: Episode, feedback: Feedback | None) -> EpisodeView:
     return viewed(EpisodeView, one, **times, feedback=verdict)
 
 
-def _number(*said: Figure) -> float | None:
+def number(*said: Figure) -> float | None:
     """Return the first finite number."""
     return next(
         (float(one) for one in said if isinstance(one, int | float) and isfinite(one)), None
